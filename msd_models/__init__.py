@@ -1,0 +1,1 @@
+"""Models over tensors and text: the only home of torch, transformers, peft and vllm."""

@@ -1,0 +1,1 @@
+"""The floor: stages, schemas, settings, storage, the runner and the `msd` command. Imports no other room."""

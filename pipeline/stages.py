@@ -1,0 +1,224 @@
+"""The list of datasets and how each is made: read this first.
+
+Data flows from top to bottom; a stage may only name inputs that stand above it. A stage is a function of its input
+datasets and its own settings. `kind` says how the runner calls it:
+
+- TABLE     Spark: `make(*DataFrames, config) -> DataFrame`, committed as Parquet by `spark_jobs.execute`
+- ROWS      `make(batches, config, **other_inputs)`: an iterator of Arrow batches in, one Arrow batch out for each
+            batch in, so that every shard is resumable and the same function runs inside Spark's mapInArrow
+- ARTIFACT  `make(config, folder, **inputs) -> Outcome`: writes files (a model, a report) into its folder
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import pyarrow as pa
+
+from pipeline import config, schemas
+
+
+class Kind(StrEnum):
+    """How the runner calls a stage."""
+
+    TABLE = "table"
+    ROWS = "rows"
+    ARTIFACT = "artifact"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One dataset: its name, what it is made from and by which function."""
+
+    name: str
+    summary: str
+    inputs: tuple[str, ...]
+    kind: Kind
+    maker: str
+    """`module:function`, imported when the stage runs and not before."""
+    config: type
+    schema: pa.Schema | None = None
+    """None for artifacts, whose files speak for themselves."""
+    source_tables: tuple[str, ...] = ()
+    """Tables of the source's TOML the maker reads; where there are any, it also takes `source`."""
+    version: int = 1
+    """Raised when the code changes what the stage makes; part of the fingerprint."""
+
+
+STAGES: tuple[Stage, ...] = (
+    Stage(
+        name="items",
+        summary="the catalogue, typed and validated",
+        inputs=(),
+        kind=Kind.TABLE,
+        maker="spark_jobs.items:make",
+        config=config.Items,
+        schema=schemas.ITEMS,
+        source_tables=("items",),
+    ),
+    Stage(
+        name="interactions",
+        summary="labelled events, split into train, valid and test",
+        inputs=("items",),
+        kind=Kind.TABLE,
+        maker="spark_jobs.interactions:make",
+        config=config.Interactions,
+        schema=schemas.INTERACTIONS,
+        source_tables=("events", "labels", "histories"),
+    ),
+    Stage(
+        name="users",
+        summary="everyone who acted, with the profile where there is one",
+        inputs=("interactions",),
+        kind=Kind.TABLE,
+        maker="spark_jobs.users:make",
+        config=config.Users,
+        schema=schemas.USERS,
+        source_tables=("users",),
+    ),
+    Stage(
+        name="item_stats",
+        summary="exposures, clicks and ranks, counted on the training window only",
+        inputs=("items", "interactions"),
+        kind=Kind.TABLE,
+        maker="spark_jobs.item_stats:make",
+        config=config.ItemStats,
+        schema=schemas.ITEM_STATS,
+    ),
+    Stage(
+        name="histories",
+        summary="what a user did, as of each snapshot, strictly before it",
+        inputs=("interactions",),
+        kind=Kind.TABLE,
+        maker="spark_jobs.histories:make",
+        config=config.Histories,
+        schema=schemas.HISTORIES,
+        source_tables=("histories",),
+    ),
+    Stage(
+        name="prompts",
+        summary="the sampled items and users a teacher will read",
+        inputs=("items", "users", "interactions", "item_stats", "histories"),
+        kind=Kind.TABLE,
+        maker="spark_jobs.prompts:make",
+        config=config.Prompts,
+        schema=schemas.PROMPTS,
+    ),
+    Stage(
+        name="teacher_outputs",
+        summary="the teacher's rationale, explicit and implicit key phrases",
+        inputs=("prompts",),
+        kind=Kind.ROWS,
+        maker="msd_models.teacher:teach",
+        config=config.TeacherOutputs,
+        schema=schemas.TEACHER_OUTPUTS,
+    ),
+    Stage(
+        name="student",
+        summary="a small language model distilled on the teacher's tokens, with its phrase F1",
+        inputs=("teacher_outputs",),
+        kind=Kind.ARTIFACT,
+        maker="msd_models.student:distill",
+        config=config.Student,
+    ),
+    Stage(
+        name="item_vectors",
+        summary="every item's text, read by the student and mean-pooled",
+        inputs=("items", "item_stats", "student"),
+        kind=Kind.ROWS,
+        maker="msd_models.embed:embed_items",
+        config=config.Vectors,
+        schema=schemas.ITEM_VECTORS,
+    ),
+    Stage(
+        name="user_vectors",
+        summary="users as of their snapshots, read by the student and mean-pooled",
+        inputs=("histories", "items", "users", "student"),
+        kind=Kind.ROWS,
+        maker="msd_models.embed:embed_users",
+        config=config.Vectors,
+        schema=schemas.USER_VECTORS,
+    ),
+    Stage(
+        name="item_text_vectors",
+        summary="placebo: the same item texts under a plain sentence encoder, no teacher",
+        inputs=("items", "item_stats"),
+        kind=Kind.ROWS,
+        maker="msd_models.embed:embed_items",
+        config=config.TextVectors,
+        schema=schemas.ITEM_VECTORS,
+    ),
+    Stage(
+        name="user_text_vectors",
+        summary="placebo: the same user texts under a plain sentence encoder, no teacher",
+        inputs=("histories", "items", "users"),
+        kind=Kind.ROWS,
+        maker="msd_models.embed:embed_users",
+        config=config.TextVectors,
+        schema=schemas.USER_VECTORS,
+    ),
+    Stage(
+        name="item_features",
+        summary="receipt: item vectors published to Feast's offline and online stores",
+        inputs=("item_vectors", "item_stats"),
+        kind=Kind.ARTIFACT,
+        maker="feature_repo.publish:publish_items",
+        config=config.ItemFeatures,
+    ),
+    Stage(
+        name="user_features",
+        summary="receipt: user vectors and history rows published to Feast's offline and online stores",
+        inputs=("user_vectors", "histories"),
+        kind=Kind.ARTIFACT,
+        maker="feature_repo.publish:publish_users",
+        config=config.UserFeatures,
+    ),
+    Stage(
+        name="examples",
+        summary="labels joined point-in-time to feature rows through Feast",
+        inputs=("interactions", "item_features", "user_features"),
+        kind=Kind.ROWS,
+        maker="feature_repo.examples:join_examples",
+        config=config.Examples,
+        schema=schemas.EXAMPLES,
+    ),
+    Stage(
+        name="ctr_model",
+        summary="every arm of the comparison, trained by one loop on the same examples",
+        inputs=(
+            "examples",
+            "histories",
+            "items",
+            "users",
+            "item_stats",
+            "item_features",
+            "user_features",
+            "item_text_vectors",
+            "user_text_vectors",
+        ),
+        kind=Kind.ARTIFACT,
+        maker="msd_models.train:train_arms",
+        config=config.CtrModel,
+    ),
+    Stage(
+        name="report",
+        summary="metrics, intervals and plots: report.json and report.html",
+        inputs=("items", "prompts", "teacher_outputs", "student", "item_features", "user_features", "ctr_model"),
+        kind=Kind.ARTIFACT,
+        maker="msd_models.report:write_report",
+        config=config.Report,
+    ),
+)
+
+BY_NAME: dict[str, Stage] = {stage.name: stage for stage in STAGES}
+
+
+def with_ancestors(names: list[str]) -> list[Stage]:
+    """The named stages and everything they need, in the order of the table."""
+    wanted: set[str] = set()
+    pending = list(names)
+    while pending:
+        name = pending.pop()
+        if name not in wanted:
+            wanted.add(name)
+            pending.extend(BY_NAME[name].inputs)
+    return [stage for stage in STAGES if stage.name in wanted]

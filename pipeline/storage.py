@@ -1,0 +1,211 @@
+"""Datasets on disk: written aside, committed by their manifest, which is written last.
+
+`DIR/<dataset>/<fingerprint>/` holds the Parquet shards (`part-00000.parquet`) or files of one dataset and its
+`manifest.json`. A folder without a manifest is unfinished; a reader that sees a manifest sees everything. The
+fingerprint is the hash of the settings that change the result and of the inputs' fingerprints, so that two presets
+never overwrite each other and going back to an earlier one costs nothing.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.errors import BusyError, StageError
+
+FINGERPRINT_DIGITS = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a stage says of its work: rows_in = rows_ok + rows_rejected + rows_skipped."""
+
+    rows_in: int = 0
+    rows_ok: int = 0
+    rows_rejected: int = 0
+    rows_skipped: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
+    """Rejected rows by reason."""
+    details: dict[str, Any] = field(default_factory=dict)
+    """Stage-specific facts that belong in the manifest, JSON-able."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """A dataset's folder; `manifest` is None until it is committed."""
+
+    name: str
+    fingerprint: str
+    folder: Path
+    schema: pa.Schema | None
+
+    @property
+    def manifest(self) -> dict[str, Any] | None:
+        """The manifest of a committed dataset."""
+        path = self.folder / "manifest.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """The stage-specific facts of a committed dataset."""
+        manifest = self.manifest
+        if manifest is None:
+            raise StageError(f"{self.name} is not made yet; run: msd run {self.name}")
+        return manifest["details"]
+
+    def shards(self) -> list[Path]:
+        """Parquet files in row order."""
+        return sorted(self.folder.glob("part-*.parquet"))
+
+    def table(self, columns: list[str] | None = None) -> pa.Table:
+        """All rows, in shard order; for tables that fit in memory."""
+        assert self.schema is not None
+        wanted = self.schema if columns is None else pa.schema([self.schema.field(name) for name in columns])
+        tables = [conform(pq.read_table(path, columns=columns, partitioning=None), wanted) for path in self.shards()]
+        return pa.concat_tables(tables) if tables else wanted.empty_table()
+
+    def batches(self, max_rows: int) -> Iterator[pa.RecordBatch]:
+        """All rows in shard order, in batches of exactly max_rows rows but for the last; bounded memory."""
+        assert self.schema is not None
+        held: list[pa.RecordBatch] = []
+        num_held = 0
+        for path in self.shards():
+            for batch in pq.ParquetFile(path).iter_batches(batch_size=max_rows):
+                held.append(conform(pa.Table.from_batches([batch]), self.schema).combine_chunks().to_batches()[0]
+                            if batch.num_rows else batch)
+                num_held += batch.num_rows
+                while num_held >= max_rows:
+                    merged = pa.Table.from_batches([b for b in held if b.num_rows]).combine_chunks()
+                    yield merged.slice(0, max_rows).combine_chunks().to_batches()[0]
+                    rest = merged.slice(max_rows)
+                    held, num_held = rest.to_batches(), rest.num_rows
+        if num_held:
+            yield pa.Table.from_batches([b for b in held if b.num_rows]).combine_chunks().to_batches()[0]
+
+    def num_rows(self) -> int:
+        """Rows of all shards, from the Parquet footers."""
+        return sum(pq.ParquetFile(path).metadata.num_rows for path in self.shards())
+
+
+class Workspace:
+    """The folder all datasets of one user live in."""
+
+    def __init__(self, root: Path) -> None:
+        """root is made when it does not exist."""
+        self.root = root.resolve()
+        self.root.mkdir(parents=True, exist_ok=True)
+
+    def dataset(self, name: str, fingerprint: str, schema: pa.Schema | None) -> Dataset:
+        """The handle of a dataset, made or not."""
+        short = fingerprint[:FINGERPRINT_DIGITS]
+        return Dataset(name=name, fingerprint=short, folder=self.root / name / short, schema=schema)
+
+    def remember(self, call: dict[str, Any]) -> None:
+        """Keeps the source, preset and overrides of the last run, so that `msd list` and `msd show` need no flags."""
+        write_atomically(self.root / "run.json", json.dumps(call, indent=1).encode())
+
+    def remembered(self) -> dict[str, Any]:
+        """What `remember` kept; empty before the first run."""
+        path = self.root / "run.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def commit(dataset: Dataset, outcome: Outcome, facts: dict[str, Any]) -> None:
+    """Writes the manifest, the last act of a stage.
+
+    Args:
+        dataset: whose files are all in place.
+        outcome: the rows the stage counted.
+        facts: inputs, settings, seconds and versions, as the runner knows them.
+
+    Raises:
+        StageError: the counts do not add up.
+    """
+    counted = outcome.rows_ok + outcome.rows_rejected + outcome.rows_skipped
+    if outcome.rows_in != counted:
+        raise StageError(
+            f"{dataset.name}: {outcome.rows_in} rows went in but {counted} are accounted for; this is a bug"
+        )
+    files = [path for path in sorted(dataset.folder.rglob("*")) if path.is_file() and _is_data(path, dataset.folder)]
+    digests = {str(path.relative_to(dataset.folder)): file_digest(path) for path in files}
+    manifest = {"dataset": dataset.name, "fingerprint": dataset.fingerprint, **asdict(outcome), **facts,
+                "files": digests}
+    write_atomically(dataset.folder / "manifest.json", json.dumps(manifest, indent=1, default=str).encode())
+
+
+def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The table's columns in the schema's order and types.
+
+    Raises:
+        StageError: a column is missing, cannot be cast, or is null where the schema forbids it.
+    """
+    missing = [name for name in schema.names if name not in table.column_names]
+    if missing:
+        raise StageError(f"a table lacks the columns {', '.join(missing)}; it has {', '.join(table.column_names)}")
+    columns = []
+    for declared in schema:
+        column = table.column(declared.name)
+        if not declared.nullable and column.null_count:
+            raise StageError(f"column {declared.name} holds {column.null_count} nulls where none may be")
+        columns.append(column if column.type == declared.type else column.cast(declared.type))
+    return pa.table(columns, schema=schema)
+
+
+def write_shard(path: Path, table: pa.Table) -> None:
+    """Writes one Parquet file that is there whole or not at all."""
+    aside = path.with_name(f".{path.name}.writing")
+    pq.write_table(table, aside, compression="zstd")
+    _sync(aside)
+    aside.replace(path)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Writes a small file that is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.writing")
+    aside.write_bytes(content)
+    _sync(aside)
+    aside.replace(path)
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def held_by_us(dataset: Dataset) -> Iterator[None]:
+    """Holds the dataset against other runs; a killed process lets go by itself.
+
+    Raises:
+        BusyError: another process is making the same dataset.
+    """
+    dataset.folder.parent.mkdir(parents=True, exist_ok=True)
+    lock_path = dataset.folder.parent / f".{dataset.fingerprint}.lock"
+    with lock_path.open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BusyError(
+                f"{dataset.name} is being made by another run; wait for it to end, or use another --work"
+            ) from error
+        yield
+
+
+def _is_data(path: Path, folder: Path) -> bool:
+    relative = path.relative_to(folder)
+    return not any(part.startswith((".", "_")) for part in relative.parts) and relative.name != "manifest.json"
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

@@ -1,0 +1,1 @@
+"""Tables: DataFrame in, DataFrame out; the only home of pyspark. Every stage file can be spark-submitted."""
