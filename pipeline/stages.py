@@ -44,6 +44,26 @@ class Stage:
     """Raised when the code changes what the stage makes; part of the fingerprint."""
 
 
+REPORTED = (
+    "items",
+    "interactions",
+    "users",
+    "item_stats",
+    "histories",
+    "prompts",
+    "teacher_outputs",
+    "student",
+    "item_vectors",
+    "user_vectors",
+    "item_text_vectors",
+    "user_text_vectors",
+    "item_features",
+    "user_features",
+    "examples",
+    "ctr_model",
+)
+"""The report shows counts and times of everything before it."""
+
 STAGES: tuple[Stage, ...] = (
     Stage(
         name="items",
@@ -202,7 +222,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         name="report",
         summary="metrics, intervals and plots: report.json and report.html",
-        inputs=("items", "prompts", "teacher_outputs", "student", "item_features", "user_features", "ctr_model"),
+        inputs=REPORTED,
         kind=Kind.ARTIFACT,
         maker="msd_models.report:write_report",
         config=config.Report,

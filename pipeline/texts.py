@@ -1,0 +1,27 @@
+"""The plain text of an item and of a user, as every reader gets it: the teacher's prompt and the encoders alike.
+
+One maker for both keeps what the teacher was asked about and what the student embeds the same words.
+"""
+
+from collections.abc import Mapping, Sequence
+
+
+def item_text(text: str, attributes: Mapping[str, str]) -> str:
+    """The item's own text, then one `name: value` line per attribute in name order."""
+    lines = [text, *(f"{name}: {value}" for name, value in sorted(attributes.items()) if value)]
+    return "\n".join(lines)
+
+
+def user_text(attributes: Mapping[str, str], titles: Sequence[str], labels: Sequence[int]) -> str:
+    """The profile on one line, then the history, oldest first, one title a line.
+
+    Args:
+        attributes: the user's profile; may be empty.
+        titles: of the history's items, oldest first.
+        labels: of the same events; an item that was shown and not clicked is marked as skipped.
+    """
+    profile = ", ".join(f"{name}: {value}" for name, value in sorted(attributes.items()) if value)
+    lines = [f"profile: {profile}"] if profile else []
+    lines.append("history, oldest first:")
+    lines += [f"- {title}" if label else f"- {title} (skipped)" for title, label in zip(titles, labels, strict=True)]
+    return "\n".join(lines)
