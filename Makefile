@@ -1,0 +1,53 @@
+# make setup   builds .venv from requirements.lock     make demo    the whole flow on MovieLens-100K
+# make test    every test but those that need a GPU    make check   lint, types, layers
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+# uv does not read pip's configuration: a folder of wheels named there (an offline CPU torch) is handed over.
+FIND_LINKS := $(or $(UV_FIND_LINKS),$(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null))
+TORCH_BACKEND := $(if $(FIND_LINKS),,--torch-backend=cpu)
+
+.PHONY: setup demo test check bench golden docs clean
+.DEFAULT_GOAL := help
+
+help: ## Shows the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+
+setup: $(READY) ## Builds the environment and nothing else
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 13) else f"Python 3.11 or 3.12 is needed, found {v[0]}.{v[1]}: make PYTHON=python3.11")'
+	@echo "Building .venv from requirements.lock (about 4 GB, a minute or two)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^uv==' requirements.lock)"
+	@UV_FIND_LINKS="$(FIND_LINKS)" $(BIN)/uv pip install --quiet --python $(BIN)/python $(TORCH_BACKEND) --compile-bytecode -r requirements.lock
+	@UV_FIND_LINKS="$(FIND_LINKS)" $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $@
+
+demo: $(READY) ## The whole flow on real input; ends with the results table and the path of report.html
+	@$(BIN)/msd demo
+
+test: $(READY) ## Every test but those that need a GPU
+	@$(BIN)/python -m pytest
+
+check: $(READY) ## Lint, formatting, types and layers
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	@$(BIN)/lint-imports
+	@$(BIN)/mypy
+
+bench: $(READY) ## Every benchmark, one after the other
+	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+golden: $(READY) ## Rewrites the golden files; review the diff
+	@MSD_REWRITE_GOLDEN=1 $(BIN)/python -m pytest -q -k golden
+
+docs: $(READY) ## Rewrites docs/datasets.md and docs/settings.md from the schemas and settings
+	@$(BIN)/python -m pipeline.reference docs
+
+lock: ## Resolves requirements.lock anew
+	@UV_FIND_LINKS="$(FIND_LINKS)" $(BIN)/uv pip compile --quiet pyproject.toml --extra spark --extra store --extra cpu --extra dev \
+		--no-emit-index-url --no-emit-find-links --python-version 3.11 $(TORCH_BACKEND) -o requirements.lock
+
+clean: ## Removes the environment and the default work folder
+	rm -rf $(VENV) work
