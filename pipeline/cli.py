@@ -1,33 +1,204 @@
-"""The `msd` command."""
+"""The `msd` command: reads the call, finds the plan, hands over to the runner; says errors in one sentence."""
 
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from pipeline import runner, settings
-from pipeline.source import load_source
+from pipeline import doctor, results, runner, settings, view
+from pipeline.errors import MsdError, UsageError
+from pipeline.progress import note
+from pipeline.runner import Plan
+from pipeline.source import built_in_sources, load_source
+from pipeline.stages import BY_NAME, STAGES
 from pipeline.storage import Workspace
 
-app = typer.Typer(add_completion=False)
+DEFAULTS = {"source": "movielens-100k", "preset": "small", "overrides": []}
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Brings what a large language model knows about items and people into click-through-rate models: offline.\n\n"
+    "Start with [bold]msd demo[/bold], then [bold]msd run report --source YOURS.toml --preset tiny[/bold].",
+)
+
+Stages = Annotated[
+    list[str] | None, typer.Argument(help="Datasets to make, or `all`: " + ", ".join(s.name for s in STAGES))
+]
+SourceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--source",
+        help="A source TOML, a built-in name (" + ", ".join(built_in_sources()) + ") or NAME:FOLDER. Default: the last"
+        " run's, else movielens-100k.",
+        show_default=False,
+    ),
+]
+PresetOption = Annotated[
+    str | None,
+    typer.Option(
+        "--preset",
+        help="One of " + ", ".join(settings.presets()) + ", or a TOML file. Default: the last run's, else small.",
+        show_default=False,
+    ),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="stage.key=value, as often as needed; wins over the preset.", show_default=False),
+]
+WorkOption = Annotated[Path, typer.Option("--work", help="The folder datasets are kept in.", envvar="MSD_WORK")]
+DebugOption = Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")]
+
+
+@app.command()
+def demo(work: WorkOption = Path("work"), debug: DebugOption = False) -> None:
+    """The whole flow on MovieLens-100K with every real component; ends with the results table."""
+    started = time.monotonic()
+    plan = _plan(work, "movielens-100k", "small", [])
+    made = runner.run(plan, ["report"])
+    _finish(plan, made, started)
 
 
 @app.command()
 def run(
-    stages: list[str],
-    source: Annotated[str, typer.Option()] = "movielens-100k",
-    preset: Annotated[str, typer.Option()] = "small",
-    set_: Annotated[list[str], typer.Option("--set")] = [],
-    work: Annotated[Path, typer.Option()] = Path("work"),
+    stages: Stages = None,
+    source: SourceOption = None,
+    preset: PresetOption = None,
+    set_: SetOption = None,
+    work: WorkOption = Path("work"),
+    debug: DebugOption = False,
 ) -> None:
-    plan = runner.make_plan(Workspace(work), load_source(source), settings.resolve(preset, set_))
-    runner.run(plan, stages)
+    """Makes the named datasets and whatever they need; skips what is committed; a killed run goes on where it was."""
+    started = time.monotonic()
+    names = _stage_names(stages or [])
+    plan = _plan(work, source, preset, set_)
+    made = runner.run(plan, names)
+    if "report" in names:
+        _finish(plan, made, started)
+    else:
+        _say_made(made, started)
 
 
-@app.callback()
-def callback() -> None:
-    pass
+@app.command(name="list")
+def list_(
+    source: SourceOption = None,
+    preset: PresetOption = None,
+    set_: SetOption = None,
+    work: WorkOption = Path("work"),
+    debug: DebugOption = False,
+) -> None:
+    """Shows the stages with their state, rows and seconds."""
+    view.list_stages(_plan(work, source, preset, set_, remember=False))
 
 
-def main() -> None:
-    app()
+@app.command()
+def show(
+    dataset: Annotated[str, typer.Argument(help="One of " + ", ".join(BY_NAME))],
+    rows: Annotated[int, typer.Option("--rows", min=0, help="How many rows to show.")] = 5,
+    rejected: Annotated[bool, typer.Option("--rejected", help="Show the rejected rows instead.")] = False,
+    source: SourceOption = None,
+    preset: PresetOption = None,
+    set_: SetOption = None,
+    work: WorkOption = Path("work"),
+    debug: DebugOption = False,
+) -> None:
+    """Shows a dataset's columns, manifest and first rows."""
+    _stage_names([dataset])
+    view.show_dataset(_plan(work, source, preset, set_, remember=False).dataset(dataset), rows, rejected=rejected)
+
+
+@app.command()
+def redis(work: WorkOption = Path("work"), debug: DebugOption = False) -> None:
+    """Keeps the work folder's own Redis up until Ctrl-C, so that any Feast client can read what was published."""
+    runner.load("feature_repo.redis_server:serve_redis")(Workspace(work).root)
+
+
+@app.command(name="doctor")
+def doctor_(work: WorkOption = Path("work"), debug: DebugOption = False) -> None:
+    """Checks the machine (Java, Redis, libraries, models, memory, GPU) and says how to mend what is missing."""
+    if not doctor.examine(work):
+        raise typer.Exit(1)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the command and turns failures into one sentence on stderr and an exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in arguments
+    try:
+        app(arguments, standalone_mode=True)
+    except MsdError as error:
+        _fail(str(error), error.exit_code, debug=debug)
+    except KeyboardInterrupt:
+        _fail("stopped; the same command goes on where it was", 130, debug=False)
+    except Exception as error:
+        first_line = (str(error).strip().splitlines() or ["no message"])[0]
+        message = f"unexpected {type(error).__name__}: {first_line}"
+        _fail(f"{message}; the same command with --debug shows where", 1, debug=debug)
+
+
+def _fail(message: str, exit_code: int, *, debug: bool) -> None:
+    if debug:
+        traceback.print_exc()
+    note(f"msd: {message}")
+    sys.stdout.flush()
+    sys.exit(exit_code)
+
+
+def _stage_names(names: list[str]) -> list[str]:
+    if not names:
+        raise UsageError("name the datasets to make, for instance: msd run report; msd list shows them all")
+    if "all" in names:
+        return [stage.name for stage in STAGES]
+    for name in names:
+        if name not in BY_NAME:
+            raise UsageError(f"there is no dataset '{name}'; there are {', '.join(BY_NAME)}")
+    return names
+
+
+def _plan(
+    work: Path, source: str | None, preset: str | None, overrides: Iterable[str] | None, *, remember: bool = True
+) -> Plan:
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    if work.exists() and not work.is_dir():
+        raise UsageError(f"--work {work} is a file; name a folder")
+    workspace = Workspace(work)
+    last: dict[str, Any] = DEFAULTS | workspace.remembered()
+    call: dict[str, Any] = {
+        "source": _absolute(source) if source is not None else last["source"],
+        "preset": _absolute(preset) if preset is not None else last["preset"],
+        "overrides": list(overrides) if overrides is not None else last["overrides"] if source is None else [],
+    }
+    plan = runner.make_plan(workspace, load_source(call["source"]), settings.resolve(call["preset"], call["overrides"]))
+    if remember:
+        workspace.remember(call)
+    return plan
+
+
+def _absolute(reference: str) -> str:
+    """A file reference that still holds from another folder; names stay as they are."""
+    path, colon, folder = reference.partition(":")
+    if Path(path).is_file():
+        path = str(Path(path).resolve())
+    return path + colon + (str(Path(folder).resolve()) if folder else "")
+
+
+def _finish(plan: Plan, made: list[str], started: float) -> None:
+    folder = plan.dataset("report").folder
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    results.print_results(report)
+    _say_made(made, started)
+    note(f"report: {folder.parent / 'report.html'}")
+
+
+def _say_made(made: list[str], started: float) -> None:
+    seconds = time.monotonic() - started
+    done = f"made {len(made)} datasets" if made else "everything was there already, nothing recomputed"
+    note(f"{done} in {seconds:.1f} s")

@@ -19,7 +19,8 @@ T = TypeVar("T")
 class Advance(Protocol):
     """Says that `amount` more is done."""
 
-    def __call__(self, amount: float = 1) -> None: ...
+    def __call__(self, amount: float = 1) -> None:
+        """Adds amount, in the unit the progress was opened with."""
 
 
 def note(message: str) -> None:

@@ -25,8 +25,9 @@ ITEMS = pa.schema(
         _column("text", pa.string(), "All text columns joined in the source's order, one per line, trimmed."),
         _column("category", pa.string(), "Stratum of the prompt sample; `unknown` where the source has none."),
         _column("attributes", ATTRIBUTES, "The source's item attributes by name, as strings; missing ones left out."),
-        _column("available_at", TIME, "When the source says the text was known; null without a time column.",
-                nullable=True),
+        _column(
+            "available_at", TIME, "When the source says the text was known; null without a time column.", nullable=True
+        ),
     ]
 )
 
@@ -55,11 +56,17 @@ ITEM_STATS = pa.schema(
         _column("exposures", pa.int64(), "Events on the item in the training window."),
         _column("clicks", pa.int64(), "Positive events on the item in the training window."),
         _column("ctr_shrunk", pa.float64(), "Clicks per exposure, shrunk towards the category's rate."),
-        _column("category_ctr", pa.float64(), "Clicks per exposure of the item's category; the log's where it has no"
-                " exposure."),
+        _column(
+            "category_ctr",
+            pa.float64(),
+            "Clicks per exposure of the item's category; the log's where it has no exposure.",
+        ),
         _column("exposure_rank", pa.int64(), "1 for the most exposed item; ties broken by item_id."),
-        _column("first_seen_at", TIME, "When the item's text was known: items.available_at, else its first event, else"
-                " the log's first event."),
+        _column(
+            "first_seen_at",
+            TIME,
+            "When the item's text was known: items.available_at, else its first event, else the log's first event.",
+        ),
         _column("counted_until", TIME, "End of the training window: from when on the counts may be used."),
     ]
 )
@@ -71,9 +78,12 @@ HISTORIES = pa.schema(
         _column("num_events", pa.int64(), "How many events the user had before the cut, before truncation."),
         _column("item_ids", pa.list_(pa.string()), "The last max_length items, oldest first."),
         _column("event_times", pa.list_(TIME), "When each happened."),
-        _column("labels", pa.list_(pa.int8()), "The label of each; all 1 with `events = \"positive\"`."),
-        _column("is_embedded", pa.bool_(), "True where user_vectors embeds this snapshot (the history has grown by"
-                " embed_growth since the last one)."),
+        _column("labels", pa.list_(pa.int8()), 'The label of each; all 1 with `events = "positive"`.'),
+        _column(
+            "is_embedded",
+            pa.bool_(),
+            "True where user_vectors embeds this snapshot (the history has grown by embed_growth since the last one).",
+        ),
     ]
 )
 
@@ -137,12 +147,24 @@ EXAMPLES = pa.schema(
         _column("is_click", pa.int8(), "The label."),
         _column("split", pa.string(), "train, valid or test."),
         _column("context", ATTRIBUTES, "Of interactions."),
-        _column("item_vector_row", pa.int64(), "Row of item_features' vectors.npy as of event_at; null where the item"
-                " had no vector yet.", nullable=True),
-        _column("user_vector_row", pa.int64(), "Row of user_features' vectors.npy as of event_at; null where the user"
-                " had no vector yet.", nullable=True),
-        _column("history_row", pa.int64(), "Row of histories as of event_at; null where the user had no history yet.",
-                nullable=True),
+        _column(
+            "item_vector_row",
+            pa.int64(),
+            "Row of item_features' vectors.npy as of event_at; null where the item had no vector yet.",
+            nullable=True,
+        ),
+        _column(
+            "user_vector_row",
+            pa.int64(),
+            "Row of user_features' vectors.npy as of event_at; null where the user had no vector yet.",
+            nullable=True,
+        ),
+        _column(
+            "history_row",
+            pa.int64(),
+            "Row of histories as of event_at; null where the user had no history yet.",
+            nullable=True,
+        ),
     ]
 )
 
@@ -152,7 +174,6 @@ REJECTED = pa.schema(
         _column("reason", pa.string(), "Why it was left out, in a few words; counted in the manifest."),
     ]
 )
-
 
 
 def describe(schema: pa.Schema) -> list[tuple[str, str, str]]:

@@ -60,7 +60,7 @@ class Files:
 
 @dataclass(frozen=True, kw_only=True)
 class ItemsTable:
-    """[items]"""
+    """The table [items]."""
 
     files: Files
     id: str = "item_id"
@@ -87,7 +87,7 @@ class Label:
 
 @dataclass(frozen=True, kw_only=True)
 class EventsTable:
-    """[events]"""
+    """The table [events]."""
 
     files: Files
     user: str = "user_id"
@@ -104,7 +104,7 @@ class EventsTable:
 
 @dataclass(frozen=True, kw_only=True)
 class UsersTable:
-    """[users]"""
+    """The table [users]."""
 
     files: Files
     id: str = "user_id"
@@ -113,7 +113,7 @@ class UsersTable:
 
 @dataclass(frozen=True, kw_only=True)
 class Labels:
-    """[labels]"""
+    """The table [labels]."""
 
     split_by: SplitBy = SplitBy.TIME
     fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
@@ -126,7 +126,7 @@ class Labels:
 
 @dataclass(frozen=True, kw_only=True)
 class HistoryRules:
-    """[histories]"""
+    """The table [histories]."""
 
     events: str = "positive"
     """positive or all."""
@@ -300,7 +300,9 @@ class _TableReader:
         if isinstance(value, str):
             return Label(column=value)
         if not isinstance(value, dict) or "column" not in value:
-            raise SourceError(f'{self.name}: [events] label must be a column or {{ column = "rating", positive = ">= 4" }}')
+            raise SourceError(
+                f'{self.name}: [events] label must be a column or {{ column = "rating", positive = ">= 4" }}'
+            )
         _only(self.name, "[events] label", value, {"column", "positive"})
         match = _POSITIVE.fullmatch(str(value.get("positive", "== 1")))
         if match is None:

