@@ -16,7 +16,6 @@ from pipeline.stages import STAGES
 from pipeline.storage import Dataset
 
 CELL_CHARACTERS = 120
-WIDTHS = {"dataset": 17, "state": 10, "rows": 8, "rejected": 8, "seconds": 7}
 
 
 def list_stages(plan: Plan) -> None:
@@ -27,7 +26,7 @@ def list_stages(plan: Plan) -> None:
         table.add_column(
             column, justify="right" if column in ("rows", "rejected", "seconds") else "left", min_width=WIDTHS[column]
         )
-    table.add_column("what it is", no_wrap=True, overflow="ellipsis")
+    table.add_column("what it is")
     for stage in STAGES:
         dataset = plan.dataset(stage.name)
         manifest = dataset.manifest
