@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.table import Table
 
 from pipeline import schemas
@@ -23,9 +23,8 @@ def list_stages(plan: Plan) -> None:
     console = Console(highlight=False)
     table = Table(title=f"{plan.source.name} in {plan.workspace.root.name}/", title_justify="left", box=None)
     for column in ("dataset", "state", "rows", "rejected", "seconds"):
-        table.add_column(
-            column, justify="right" if column in ("rows", "rejected", "seconds") else "left", min_width=WIDTHS[column]
-        )
+        justify: JustifyMethod = "right" if column in ("rows", "rejected", "seconds") else "left"
+        table.add_column(column, justify=justify, no_wrap=True)
     table.add_column("what it is")
     for stage in STAGES:
         dataset = plan.dataset(stage.name)
