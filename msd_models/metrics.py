@@ -69,9 +69,7 @@ def grouped_auc(labels: Labels, scores: Floats, users: Codes) -> GroupedAuc:
     rank_sums = np.add.reduceat(ranks * labels, user_starts)
     is_mixed = (num_clicks > 0) & (num_clicks < num_rows)
     if not is_mixed.any():
-        return GroupedAuc(
-            by_impression=float("nan"), by_user=float("nan"), num_users=0, num_left_out=int(len(user_starts))
-        )
+        return GroupedAuc(by_impression=float("nan"), by_user=float("nan"), num_users=0, num_left_out=len(user_starts))
     clicks, rows = num_clicks[is_mixed], num_rows[is_mixed]
     user_aucs = (rank_sums[is_mixed] - clicks * (clicks + 1) / 2) / (clicks * (rows - clicks))
     return GroupedAuc(

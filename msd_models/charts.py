@@ -1,0 +1,145 @@
+"""Geometry of the report's charts: numbers in, coordinates in pixels out; the template draws them as inline SVG.
+
+Drawn by hand rather than by a plotting library, so that the SVG takes its colours from the page (light, dark, print) and
+its text stays text.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+FOREST_BASE = "din"
+FOREST_WIDTH, FOREST_LEFT, FOREST_RIGHT, ROW_HEIGHT, AXIS_HEIGHT = 760, 160, 190, 30, 46
+SQUARE = 150
+EXPOSURE_WIDTH, EXPOSURE_HEIGHT, EXPOSURE_LEFT, EXPOSURE_BOTTOM = 760, 300, 52, 54
+MAX_LINES = 8
+LINE_ORDER = ("din", "deepfm", "raw_text", "shuffled_vectors", "random_vectors")
+"""Tabular arms and placebos that are drawn first when there are more arms than lines."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """Maps values to pixels along one axis, linearly."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+
+    def __call__(self, value: float) -> float:
+        """The pixel of a value, to a tenth."""
+        share = (value - self.low) / (self.high - self.low)
+        return round(self.start + share * (self.end - self.start), 1)
+
+    def ticks(self, about: int = 5) -> list[float]:
+        """Round values inside the axis, about as many as asked for."""
+        rough = (self.high - self.low) / about
+        magnitude = 10.0 ** math.floor(math.log10(rough))
+        step = next(m * magnitude for m in (1, 2, 5, 10) if m * magnitude >= rough)
+        first = math.ceil(self.low / step - 1e-9)
+        last = math.floor(self.high / step + 1e-9)
+        return [number * step for number in range(first, last + 1)]
+
+
+def forest(arms: Sequence[Mapping[str, Any]], base: str = FOREST_BASE) -> dict[str, Any] | None:
+    """ΔAUC of every other arm against base with its interval, one row an arm; None where base was not trained."""
+    compared = [(arm, arm["delta_auc_vs"][base]) for arm in arms if _is_drawable(arm["delta_auc_vs"].get(base))]
+    if not compared:
+        return None
+    lows, highs = [delta[0] for _, delta in compared], [delta[2] for _, delta in compared]
+    pad = max((max(*highs, 0.0) - min(*lows, 0.0)) * 0.06, 1e-4)
+    scale = Scale(
+        low=min(*lows, 0.0) - pad, high=max(*highs, 0.0) + pad, start=FOREST_LEFT, end=FOREST_WIDTH - FOREST_RIGHT
+    )
+    rows = [
+        {
+            "name": arm["name"],
+            "kind": arm["kind"],
+            "y": 14 + ROW_HEIGHT * number + ROW_HEIGHT / 2,
+            "low": scale(delta[0]),
+            "mean": scale(delta[1]),
+            "high": scale(delta[2]),
+            "delta": delta,
+        }
+        for number, (arm, delta) in enumerate(compared)
+    ]
+    bottom = 14 + ROW_HEIGHT * len(rows)
+    return {
+        "base": base,
+        "width": FOREST_WIDTH,
+        "height": bottom + AXIS_HEIGHT,
+        "bottom": bottom,
+        "left": FOREST_LEFT,
+        "right": FOREST_WIDTH - FOREST_RIGHT,
+        "zero": scale(0.0),
+        "ticks": [{"x": scale(value), "value": value} for value in scale.ticks()],
+        "rows": rows,
+    }
+
+
+def reliability(curves: Mapping[str, Mapping[str, Sequence[float]]], kinds: Mapping[str, str]) -> dict[str, Any]:
+    """One small square per arm, predicted to the right, observed upwards, all on the same scale."""
+    values = [value for curve in curves.values() for side in curve.values() for value in side]
+    high = min(1.0, max(values, default=1.0) * 1.08) or 1.0
+    across = Scale(low=0, high=high, start=34, end=SQUARE + 34)
+    upwards = Scale(low=0, high=high, start=SQUARE + 8, end=8)
+    plots = []
+    for arm, curve in curves.items():
+        points = [(across(p), upwards(o)) for p, o in zip(curve["predicted"], curve["observed"], strict=True)]
+        plots.append({"name": arm, "kind": kinds[arm], "points": points, "path": _path(points)})
+    return {
+        "size": SQUARE,
+        "left": 34,
+        "top": 8,
+        "ticks": [{"x": across(value), "y": upwards(value), "value": value} for value in across.ticks(3)],
+        "plots": plots,
+    }
+
+
+def exposure(buckets: Sequence[Mapping[str, Any]], kinds: Mapping[str, str]) -> dict[str, Any] | None:
+    """AUC by exposure bucket, one line an arm; None with fewer than two buckets that an AUC is defined in."""
+    usable = [bucket for bucket in buckets if all(_is_number(value) for value in bucket["auc"].values())]
+    if len(usable) < 2:
+        return None
+    names = _chosen_lines(list(usable[0]["auc"]), kinds)
+    values = [bucket["auc"][name] for bucket in usable for name in names]
+    pad = max((max(values) - min(values)) * 0.08, 1e-3)
+    right = EXPOSURE_WIDTH - 150
+    across = Scale(low=-0.35, high=len(usable) - 0.65, start=EXPOSURE_LEFT, end=right)
+    bottom = EXPOSURE_HEIGHT - EXPOSURE_BOTTOM
+    upwards = Scale(low=min(values) - pad, high=max(values) + pad, start=bottom, end=10)
+    lines = []
+    for number, name in enumerate(names):
+        points = [(across(place), upwards(bucket["auc"][name])) for place, bucket in enumerate(usable)]
+        lines.append({"name": name, "kind": kinds[name], "number": number, "points": points, "path": _path(points)})
+    return {
+        "width": EXPOSURE_WIDTH,
+        "height": EXPOSURE_HEIGHT,
+        "left": EXPOSURE_LEFT,
+        "right": right,
+        "bottom": bottom,
+        "ticks": [{"y": upwards(value), "value": value} for value in upwards.ticks()],
+        "buckets": [{"x": across(place), **bucket} for place, bucket in enumerate(usable)],
+        "lines": lines,
+    }
+
+
+def _chosen_lines(names: list[str], kinds: Mapping[str, str]) -> list[str]:
+    semantic = [name for name in names if kinds[name] == "semantic"]
+    first = [name for name in LINE_ORDER if name in names]
+    wanted = (semantic[: MAX_LINES // 2] + first + semantic[MAX_LINES // 2 :] + names)[: MAX_LINES + len(names)]
+    chosen = list(dict.fromkeys(wanted))[:MAX_LINES]
+    return [name for name in names if name in chosen]
+
+
+def _path(points: Sequence[tuple[float, float]]) -> str:
+    return " ".join(f"{'M' if not place else 'L'}{x} {y}" for place, (x, y) in enumerate(points))
+
+
+def _is_drawable(delta: Sequence[float | None] | None) -> bool:
+    return delta is not None and all(_is_number(value) for value in delta)
+
+
+def _is_number(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)

@@ -1,0 +1,221 @@
+"""The report: report.json and one self-contained report.html from the scores of all arms and every stage's manifest.
+
+Everything measured comes from `comparison`, every claim from `verdict`; this module gathers, and `report.html.jinja`
+lays out. A number that a stage did not give is left out, never guessed.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from msd_models import charts
+from msd_models.comparison import compare_arms, exposure_buckets, reliability_curves
+from msd_models.scores import ScoredRows, read_scores
+from msd_models.verdict import judge, sentences
+from pipeline.config import Report
+from pipeline.errors import ConfigError, StageError
+from pipeline.storage import Dataset, Outcome, write_atomically
+
+MIN_ROUNDS = 40
+"""With fewer resamples the 2.5th percentile is no resample at all."""
+SHOWN_TEXT = 400
+"""Characters of an item's text in the report."""
+DISTILLATION_FACTS = ("f1_micro", "f1_macro", "f1_untrained_micro", "tau", "gold_rows", "train_rows", "train_tokens")
+EMBEDDING_STAGES = ("item_vectors", "user_vectors", "item_text_vectors", "user_text_vectors")
+
+
+def write_report(config: Report, folder: Path, **datasets: Dataset) -> Outcome:
+    """Writes report.json and report.html into folder, and copies of both beside it, where the latest one is looked for.
+
+    Args:
+        config: settings of the report.
+        folder: of the dataset; its parent gets the copies.
+        datasets: every dataset of `pipeline.stages.REPORTED`, committed.
+
+    Raises:
+        ConfigError: too few bootstrap rounds.
+        StageError: the scores cannot be compared; see `scores.read_scores`.
+    """
+    if config.bootstrap_rounds < MIN_ROUNDS:
+        raise ConfigError(
+            f"[report] bootstrap_rounds is {config.bootstrap_rounds}, and an interval of 95% needs {MIN_ROUNDS} or more"
+        )
+    rows = read_scores(datasets["ctr_model"])
+    report = _finite(_gather(config, rows, datasets))
+    examples = _phrases_side_by_side(datasets["student"], datasets["teacher_outputs"], config.shown_items)
+    pages = {
+        "report.json": json.dumps(report, indent=1, allow_nan=False, ensure_ascii=False).encode(),
+        "report.html": render(report, examples).encode(),
+    }
+    for target in (folder, folder.parent):
+        for name, content in pages.items():
+            write_atomically(target / name, content)
+    found = {claim["arm"]: claim["finding"] for claim in report["claims"]}
+    return Outcome(rows_in=len(rows.labels), rows_ok=len(rows.labels), details={"claims": found})
+
+
+def render(report: Mapping[str, Any], examples: list[dict[str, Any]]) -> str:
+    """The page: no script, no font, no image from elsewhere; every text from the catalogue is escaped."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(number=_number, signed=_signed, whole=_whole, duration=_duration, bucket=_bucket)
+    kinds = {arm["name"]: arm["kind"] for arm in report["arms"]}
+    return environment.get_template("report.html.jinja").render(
+        report=report,
+        examples=examples,
+        kinds=kinds,
+        forest=charts.forest(report["arms"]),
+        reliability=charts.reliability(report["reliability"], kinds),
+        exposure=charts.exposure(report["exposure"], kinds),
+    )
+
+
+def _gather(config: Report, rows: ScoredRows, datasets: Mapping[str, Dataset]) -> dict[str, Any]:
+    manifests = {name: _manifest(dataset) for name, dataset in datasets.items()}
+    trained = manifests["ctr_model"]["details"]
+    arms = compare_arms(rows, rounds=config.bootstrap_rounds, seed=config.seed)
+    claims = judge(arms)
+    exposures = datasets["item_stats"].table(["item_id", "exposures"]).to_pydict()
+    return {
+        "source": manifests["ctr_model"].get("source"),
+        # Of the newest dataset reported on: a stage has no clock, so the same inputs give the same report.
+        "created_at": max(str(manifest.get("created_at", "")) for manifest in manifests.values()),
+        "space_id": trained.get("space_id"),
+        "split": {**trained.get("split", {}), "digest": trained.get("split_digest")},
+        "test": {"rows": len(rows.labels), "clicks": int(rows.labels.sum()), "users": rows.num_users},
+        "seeds": list(rows.seeds),
+        "bootstrap": {"rounds": config.bootstrap_rounds, "seed": config.seed, "resampled": "users", "confidence": 0.95},
+        "verdict": sentences(claims),
+        "claims": [{"arm": claim.arm, "finding": str(claim.finding)} for claim in claims],
+        "arms": arms,
+        "exposure": exposure_buckets(rows, dict(zip(exposures["item_id"], exposures["exposures"], strict=True))),
+        "reliability": reliability_curves(rows),
+        "distillation": _picked(manifests["student"]["details"], DISTILLATION_FACTS),
+        "teacher": _teacher(datasets["teacher_outputs"], manifests["teacher_outputs"]),
+        "embedding": {name: _work(manifests[name]) for name in EMBEDDING_STAGES if name in manifests},
+        "publish": {
+            name: {**manifests[name]["details"], **_work(manifests[name])}
+            for name in ("item_features", "user_features")
+        },
+        "stages": [{"name": name, **_counts(manifest)} for name, manifest in manifests.items()],
+    }
+
+
+def _manifest(dataset: Dataset) -> dict[str, Any]:
+    manifest = dataset.manifest
+    if manifest is None:
+        raise StageError(f"report: {dataset.name} is not made yet; run: msd run {dataset.name}")
+    return manifest
+
+
+def _teacher(teacher_outputs: Dataset, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    table = teacher_outputs.table(["prompt_tokens", "output_tokens"])
+    output_tokens = pc.sum(table.column("output_tokens")).as_py() or 0
+    prompt_tokens = pc.sum(table.column("prompt_tokens")).as_py() or 0
+    return {
+        "rows": manifest["rows_in"],
+        "rejected": manifest["rows_rejected"],
+        "reasons": manifest["reasons"],
+        "tokens": output_tokens,
+        "prompt_tokens": prompt_tokens,
+        "seconds": manifest.get("seconds"),
+    }
+
+
+def _counts(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    keys = ("rows_in", "rows_ok", "rows_rejected", "rows_skipped", "reasons", "seconds")
+    return _picked(manifest, keys)
+
+
+def _work(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    return {"rows": manifest["rows_ok"], "seconds": manifest.get("seconds")}
+
+
+def _picked(facts: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
+    return {key: facts[key] for key in keys if key in facts}
+
+
+def _phrases_side_by_side(student: Dataset, teacher_outputs: Dataset, num_items: int) -> list[dict[str, Any]]:
+    """Held-out items with the phrases of both; drawn by a hash of the id, so that nobody picked the good ones."""
+    path = student.folder / "holdout.parquet"
+    if not path.is_file():
+        return []
+    held = [row for row in pq.read_table(path, partitioning=None).to_pylist() if row["level"] == "item"]
+    held.sort(key=lambda row: hashlib.sha256(row["prompt_id"].encode()).hexdigest())
+    table = teacher_outputs.table(["prompt_id", "rationale"]).to_pydict()
+    rationales = dict(zip(table["prompt_id"], table["rationale"], strict=True))
+    return [
+        {
+            "id": row["entity_id"],
+            "stratum": row["stratum"],
+            "text": _cut(row["text"]),
+            "rationale": _cut(rationales.get(row["prompt_id"], "")),
+            "f1": row["f1"],
+            "kinds": [_phrases(row, "explicit"), _phrases(row, "implicit")],
+        }
+        for row in held[:num_items]
+    ]
+
+
+def _phrases(row: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    teacher, student = row[f"teacher_{kind}"] or [], row[f"student_{kind}"] or []
+    shared = {phrase.casefold() for phrase in teacher} & {phrase.casefold() for phrase in student}
+    sides = {"teacher": teacher, "student": student}
+    return {
+        "name": kind,
+        **{side: [(phrase, phrase.casefold() in shared) for phrase in said] for side, said in sides.items()},
+    }
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= SHOWN_TEXT else text[: SHOWN_TEXT - 1] + "…"
+
+
+def _finite(value: Any) -> Any:
+    """The same value with None for every number JSON cannot hold."""
+    if isinstance(value, Mapping):
+        return {str(key): _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _number(value: float | None, digits: int = 4) -> str:
+    return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")
+
+
+def _signed(value: float | None, digits: int = 4) -> str:
+    return "–" if value is None else f"{value:+.{digits}f}".replace("-", "−")
+
+
+def _whole(value: float | None) -> str:
+    return "–" if value is None else f"{value:,.0f}"
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "–"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _bucket(ends: list[int | None]) -> str:
+    low, high = ends
+    if low == high:
+        return str(low)
+    return f"{low}+" if high is None else f"{low}–{high}"

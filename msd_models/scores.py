@@ -1,0 +1,109 @@
+"""The test scores of every arm and seed, side by side on the same rows: what the report judges.
+
+Reads `predictions/<arm>-<seed>.parquet` and `runs/<arm>-<seed>.json` of the ctr_model dataset. All runs must have
+scored the same test events, or a paired comparison would compare different questions.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from msd_models.metrics import Codes, Floats, Labels
+from pipeline.errors import StageError
+from pipeline.storage import Dataset
+
+NEXT_STEP = "delete the folder of that ctr_model and run: msd run ctr_model"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoredRows:
+    """N test impressions, in event order, with S scores (one per seed) of each arm."""
+
+    event_ids: npt.NDArray[np.int64]
+    labels: Labels
+    users: Codes
+    """[N]: codes 0..U-1."""
+    item_ids: pa.Array
+    seeds: tuple[int, ...]
+    scores: Mapping[str, Floats]
+    """Arm → [S, N], in the order of `seeds`."""
+    runs: Mapping[str, list[dict[str, Any]]]
+    """Arm → what training wrote of each seed."""
+
+    @property
+    def num_users(self) -> int:
+        """Different users among the rows."""
+        return int(self.users.max()) + 1
+
+
+def read_scores(ctr_model: Dataset) -> ScoredRows:
+    """The test rows of every run.
+
+    Raises:
+        StageError: a run's file is missing, runs scored different events, a score is no probability, or the test
+            rows hold one class only, so that nothing can be ranked.
+    """
+    details = ctr_model.details
+    arms, seeds = tuple(details["arms"]), tuple(details["seeds"])
+    tables = {(arm, seed): _read_predictions(ctr_model.folder, f"{arm}-{seed}") for arm in arms for seed in seeds}
+    first = tables[arms[0], seeds[0]]
+    for (arm, seed), table in tables.items():
+        if not all(table.column(name).equals(first.column(name)) for name in ("event_id", "is_click")):
+            raise StageError(
+                f"report: {arm}-{seed} scored other test events or labels than {arms[0]}-{seeds[0]}, so that they"
+                f" cannot be compared; {NEXT_STEP}"
+            )
+    labels = first.column("is_click").to_numpy()
+    _check_classes(labels)
+    users = pc.dictionary_encode(first.column("user_id")).combine_chunks().indices.to_numpy()
+    return ScoredRows(
+        event_ids=first.column("event_id").to_numpy(),
+        labels=labels,
+        users=users.astype(np.int64),
+        item_ids=first.column("item_id").combine_chunks(),
+        seeds=seeds,
+        scores={arm: np.stack([tables[arm, seed].column("score").to_numpy() for seed in seeds]) for arm in arms},
+        runs={arm: [_read_run(ctr_model.folder, f"{arm}-{seed}") for seed in seeds] for arm in arms},
+    )
+
+
+def _read_predictions(folder: Path, run: str) -> pa.Table:
+    path = folder / "predictions" / f"{run}.parquet"
+    if not path.is_file():
+        raise StageError(f"report: ctr_model lacks predictions/{run}.parquet; {NEXT_STEP}")
+    columns = ["event_id", "user_id", "item_id", "is_click", "score"]
+    table = pq.read_table(path, columns=columns, filters=[("split", "==", "test")], partitioning=None)
+    table = table.sort_by("event_id").combine_chunks()
+    scores = table.column("score").to_numpy()
+    num_bad = int((~((scores >= 0) & (scores <= 1))).sum())
+    if num_bad:
+        raise StageError(
+            f"report: {num_bad:,} of {len(scores):,} test scores of {run} are no probability between 0 and 1: its"
+            f" training diverged; lower it: msd run report --set ctr_model.learning_rate=…"
+        )
+    return table
+
+
+def _read_run(folder: Path, run: str) -> dict[str, Any]:
+    path = folder / "runs" / f"{run}.json"
+    if not path.is_file():
+        raise StageError(f"report: ctr_model lacks runs/{run}.json; {NEXT_STEP}")
+    facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return facts
+
+
+def _check_classes(labels: Labels) -> None:
+    clicks = int(labels.sum())
+    if clicks in (0, len(labels)):
+        raise StageError(
+            f"report: the test split has {clicks:,} clicks in {len(labels):,} rows, and a ranking needs both clicks and"
+            f" impressions without one; widen it: [labels] split in the source"
+        )
