@@ -1,7 +1,7 @@
 """Geometry of the report's charts: numbers in, coordinates in pixels out; the template draws them as inline SVG.
 
-Drawn by hand rather than by a plotting library, so that the SVG takes its colours from the page (light, dark, print) and
-its text stays text.
+Drawn by hand rather than by a plotting library, so that the SVG takes its colours from the page (light, dark, print)
+and its text stays text.
 """
 
 import math

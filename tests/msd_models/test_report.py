@@ -41,7 +41,7 @@ def made_up_datasets(root, strength=STRENGTH, num_users=60, rows_per_user=15, vo
             write_shard(dataset.folder / "part-00000.parquet", teacher_rows(vocabulary))
         elif name == "item_stats":
             write_shard(dataset.folder / "part-00000.parquet", item_stats())
-        commit(dataset, replace(outcome, details=details), {"source": f"made {vocabulary}", "seconds": 12.5,
+        commit(dataset, replace(outcome, details=details), {"source": f"made up", "seconds": 12.5,
                                                             "created_at": "2026-01-02T03:04:05+00:00"})  # fmt: skip
     return datasets
 
@@ -63,7 +63,7 @@ def write_runs(folder, strength, num_users, rows_per_user):
     for arm, weight in strength.items():
         for seed in SEEDS:
             noise = np.random.default_rng(seed + 100 * len(arm)).normal(size=num_rows)
-            scores = (1 / (1 + np.exp(-(weight * truth + noise)))).astype(np.float32)
+            scores = (1 / (1 + np.exp(-np.clip(weight * truth + noise, -50, 50)))).astype(np.float32)
             pq.write_table(pa.table({**columns, "score": scores}), folder / "predictions" / f"{arm}-{seed}.parquet")
             facts = {"arm": arm, "seed": seed, "params": 1234, "train_seconds": 2.0 * seed, "samples_per_second": 5e4,
                      "epochs": 3, "best_epoch": 2, "valid_auc": [0.6, 0.7, 0.69]}  # fmt: skip
@@ -238,7 +238,7 @@ def test_any_set_of_arms_makes_a_report(tmp_path, arms):
 
 
 def test_arms_that_score_alike_differ_by_nothing_and_claim_nothing(tmp_path):
-    datasets = made_up_datasets(tmp_path, strength=dict.fromkeys(STRENGTH, 1e6))
+    datasets = made_up_datasets(tmp_path, strength=dict.fromkeys(STRENGTH, 1e9))
     write_report(CONFIG, tmp_path / "report" / "0", **datasets)
     report = json.loads((tmp_path / "report" / "report.json").read_text(encoding="utf-8"))
     assert arm_of(report, "msd_frozen")["delta_auc_vs"]["raw_text"] == [0, 0, 0]
