@@ -1,0 +1,176 @@
+"""Small committed datasets in a workspace, as the stages above feature_repo leave them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from feature_repo.publish import publish_items, publish_users
+from pipeline import schemas
+from pipeline.config import ItemFeatures, UserFeatures
+from pipeline.storage import Dataset, Outcome, Workspace, commit, write_shard
+
+START = datetime(2024, 3, 1, tzinfo=UTC)
+SPACE = "5eed0001cafe0000"
+OTHER_SPACE = "5eed0002cafe0000"
+DIM = 6
+
+
+def at(hours: float) -> datetime:
+    return START + timedelta(hours=hours)
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """A workspace with the four datasets a publication reads; `publish` does what the runner does."""
+
+    workspace: Workspace
+    item_vectors: Dataset
+    item_stats: Dataset
+    user_vectors: Dataset
+    histories: Dataset
+
+    @property
+    def home(self) -> Path:
+        return self.workspace.root / "feast"
+
+    def publish_items(self, fingerprint: str = "a" * 16, **settings: Any) -> Dataset:
+        output = self.workspace.dataset("item_features", fingerprint, None)
+        output.folder.mkdir(parents=True, exist_ok=True)
+        outcome = publish_items(
+            ItemFeatures(**settings), output.folder, item_vectors=self.item_vectors, item_stats=self.item_stats
+        )
+        commit(output, outcome, {})
+        return output
+
+    def publish_users(self, fingerprint: str = "b" * 16, **settings: Any) -> Dataset:
+        output = self.workspace.dataset("user_features", fingerprint, None)
+        output.folder.mkdir(parents=True, exist_ok=True)
+        outcome = publish_users(
+            UserFeatures(**settings), output.folder, user_vectors=self.user_vectors, histories=self.histories
+        )
+        commit(output, outcome, {})
+        return output
+
+    def with_(self, **datasets: Dataset) -> "World":
+        return replace(self, **datasets)
+
+
+def committed(workspace: Workspace, name: str, schema: pa.Schema, rows: list[dict], label: str = "") -> Dataset:
+    """Rows as a dataset in two shards, its fingerprint taken from the label."""
+    dataset = workspace.dataset(name, (label or name).encode().hex().ljust(16, "0"), schema)
+    dataset.folder.mkdir(parents=True, exist_ok=True)
+    half = (len(rows) + 1) // 2
+    for number, part in enumerate([rows[:half], rows[half:]]):
+        if part:
+            write_shard(dataset.folder / f"part-{number:05d}.parquet", pa.Table.from_pylist(part, schema=schema))
+    commit(dataset, Outcome(rows_in=len(rows), rows_ok=len(rows)), {})
+    return dataset
+
+
+def vector(seed: int, dim: int = DIM) -> list[float]:
+    return np.random.default_rng(seed).standard_normal(dim).astype(np.float32).tolist()
+
+
+def item_vector_rows(count: int, space: str = SPACE, salt: int = 0) -> list[dict]:
+    return [
+        {
+            "item_id": f"i{number:03d}",
+            "vector": vector(1_000 * salt + number),
+            "space_id": space,
+            "content_hash": f"{number:016x}",
+            "available_at": at(number % 7),
+        }
+        for number in range(count)
+    ]
+
+
+def item_stats_rows(count: int) -> list[dict]:
+    return [
+        {
+            "item_id": f"i{number:03d}",
+            "exposures": 10 * number,
+            "clicks": number,
+            "ctr_shrunk": 0.1,
+            "category_ctr": 0.1,
+            "exposure_rank": count - number,
+            "first_seen_at": at(number % 7),
+            "counted_until": at(100),
+        }
+        for number in range(count)
+    ]
+
+
+def user_vector_rows(users: int, snapshots: int, space: str = SPACE, salt: int = 0) -> list[dict]:
+    return [
+        {
+            "user_id": f"u{user:03d}",
+            "snapshot_at": at(10 * snapshot + user % 3),
+            "vector": vector(50_000 + 1_000 * salt + user * snapshots + snapshot),
+            "space_id": space,
+            "content_hash": f"{user:08x}{snapshot:08x}",
+        }
+        for user in range(users)
+        for snapshot in range(snapshots)
+    ]
+
+
+def history_rows(users: int, snapshots: int) -> list[dict]:
+    return [
+        {
+            "user_id": f"u{user:03d}",
+            "snapshot_at": at(2 * snapshot + user % 3),
+            "num_events": snapshot,
+            "item_ids": [f"i{k:03d}" for k in range(snapshot)],
+            "event_times": [at(0)] * snapshot,
+            "labels": [1] * snapshot,
+            "is_embedded": snapshot % 5 == 0,
+        }
+        for user in range(users)
+        for snapshot in range(snapshots)
+    ]
+
+
+def make_world(root: Path, space: str = SPACE, salt: int = 0) -> World:
+    workspace = Workspace(root)
+    label = f"{space[:8]}{salt}"
+    item_rows, user_rows = item_vector_rows(40, space, salt), user_vector_rows(12, 3, space, salt)
+    return World(
+        workspace=workspace,
+        item_vectors=committed(workspace, "item_vectors", schemas.ITEM_VECTORS, item_rows, label),
+        item_stats=committed(workspace, "item_stats", schemas.ITEM_STATS, item_stats_rows(40), label),
+        user_vectors=committed(workspace, "user_vectors", schemas.USER_VECTORS, user_rows, label),
+        histories=committed(workspace, "histories", schemas.HISTORIES, history_rows(12, 15), label),
+    )
+
+
+@pytest.fixture(autouse=True)
+def own_redis(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests run on a work directory's own server unless they say otherwise."""
+    monkeypatch.delenv("REDIS_URL", raising=False)
+    monkeypatch.delenv("MSD_PROJECT", raising=False)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return make_world(tmp_path / "work")
+
+
+@pytest.fixture
+def publish_both() -> Callable[[World], tuple[Dataset, Dataset]]:
+    def publish(world: World) -> tuple[Dataset, Dataset]:
+        return world.publish_items(), world.publish_users()
+
+    return publish
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[World, Dataset, Dataset]:
+    """A world published once; tests that use it only read."""
+    made = make_world(tmp_path_factory.mktemp("published") / "work")
+    return made, made.publish_items(), made.publish_users()
