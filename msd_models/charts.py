@@ -109,10 +109,19 @@ def exposure(buckets: Sequence[Mapping[str, Any]], kinds: Mapping[str, str]) -> 
     across = Scale(low=-0.35, high=len(usable) - 0.65, start=EXPOSURE_LEFT, end=right)
     bottom = EXPOSURE_HEIGHT - EXPOSURE_BOTTOM
     upwards = Scale(low=min(values) - pad, high=max(values) + pad, start=bottom, end=10)
+    colours = sorted(names, key=lambda name: kinds[name] != "semantic")
     lines = []
-    for number, name in enumerate(names):
+    for name in names:
         points = [(across(place), upwards(bucket["auc"][name])) for place, bucket in enumerate(usable)]
-        lines.append({"name": name, "kind": kinds[name], "number": number, "points": points, "path": _path(points)})
+        lines.append(
+            {
+                "name": name,
+                "kind": kinds[name],
+                "number": colours.index(name),
+                "points": points,
+                "path": _path(points),
+            }
+        )
     return {
         "width": EXPOSURE_WIDTH,
         "height": EXPOSURE_HEIGHT,
@@ -128,7 +137,7 @@ def exposure(buckets: Sequence[Mapping[str, Any]], kinds: Mapping[str, str]) -> 
 def _chosen_lines(names: list[str], kinds: Mapping[str, str]) -> list[str]:
     semantic = [name for name in names if kinds[name] == "semantic"]
     first = [name for name in LINE_ORDER if name in names]
-    wanted = (semantic[: MAX_LINES // 2] + first + semantic[MAX_LINES // 2 :] + names)[: MAX_LINES + len(names)]
+    wanted = semantic[: MAX_LINES // 2] + first + semantic[MAX_LINES // 2 :] + names
     chosen = list(dict.fromkeys(wanted))[:MAX_LINES]
     return [name for name in names if name in chosen]
 
