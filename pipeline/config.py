@@ -32,6 +32,8 @@ class Interactions:
 
     max_rejected_share: float = 0.2
     """Above this share of rejected rows the stage fails instead of going on with what is left."""
+    latest_time: str = "2035-01-01"
+    """An event from this date on is rejected; a fixed date, so that no result depends on the day of the run."""
     seed: int = 0
     """Of sampled negatives and of a split by user."""
     spark_partitions: int = _free(0)
@@ -243,6 +245,8 @@ class CtrModel:
     """p_max: masking probability of the most frequent item."""
     mask_gamma: float = 1.0
     """γ: curvature of the masking probability in log frequency."""
+    mask_threshold: float = 1e-3
+    """t of mask = word2vec: an item with this share of all exposures or less is never masked."""
     dropout: float = 0.1
     """In the dense layers."""
     id_dropout: float = 0.0

@@ -1,0 +1,73 @@
+"""One file or folder of a table, and what its readers share: the rows' order, checks of columns and of UTF-8."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from pipeline.errors import SourceError
+from pipeline.source import Files, Format
+
+NOT_UTF8 = "not valid UTF-8"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One path of a table."""
+
+    label: str
+    files: Files
+    path: Path
+    format: Format
+    sample: Path
+    """The file itself, or the first one of a folder."""
+    wanted: tuple[str, ...]
+    split: str
+    """The split all its rows belong to; empty where it says none."""
+
+    def check_columns(self, found: Sequence[str]) -> None:
+        """Raises a SourceError that names the columns there are, where a wanted one is missing."""
+        missing = [name for name in self.wanted if name not in found]
+        if missing:
+            names = ", ".join(f"'{name}'" for name in missing)
+            raise SourceError(f"[{self.label}] {self.sample.name} has no column {names}; it has {', '.join(found)}")
+
+    def all_files(self) -> list[Path]:
+        """The file, or every file of the folder with the sample's ending."""
+        if self.path.is_file():
+            return [self.path]
+        return sorted(path for path in self.path.rglob(f"*{self.sample.suffix}") if is_shown(path, self.path))
+
+
+def is_shown(path: Path, folder: Path) -> bool:
+    """Whether Spark reads it: no part of the path below the folder begins with a dot or an underscore."""
+    return path.is_file() and not any(part.startswith((".", "_")) for part in path.relative_to(folder).parts)
+
+
+def row_order() -> Column:
+    """Sorts like the rows of the files: Spark orders its own partitions by size, so that only this is exact."""
+    return F.struct(
+        F.col("_metadata.file_path").alias("file"),
+        F.col("_metadata.file_block_start").alias("block"),
+        F.monotonically_increasing_id().alias("row"),
+    ).alias("row_order")
+
+
+def lines(spark: SparkSession, paths: Iterable[Path], *, whole: bool = False) -> DataFrame:
+    """The lines of text files (or each whole file) with their order, undecoded: `line` may be no valid UTF-8."""
+    reader = spark.read.option("wholetext", whole).option("recursiveFileLookup", True)
+    frame = reader.text([as_uri(path) for path in paths])
+    text = F.regexp_replace(F.make_valid_utf8("value"), "^\ufeff", "")
+    return frame.select(
+        row_order(),
+        text.alias("line"),
+        F.when(~F.is_valid_utf8("value"), F.lit(NOT_UTF8)).alias("problem"),
+    )
+
+
+def as_uri(path: Path) -> str:
+    """The path as Spark takes it, whatever the default file system is; glob characters are escaped."""
+    escaped = "".join(f"\\{letter}" if letter in "*?[]{}\\" else letter for letter in str(path.resolve()))
+    return f"file://{escaped}"

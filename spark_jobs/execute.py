@@ -1,0 +1,130 @@
+"""Runs the maker of a table stage and puts its rows where the floor expects them.
+
+The rows are written aside by Spark and moved file by file; the runner writes the manifest afterwards. A run that was
+killed leaves a folder without a manifest, which the next run empties first.
+"""
+
+import importlib
+import inspect
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from pyspark.errors import PySparkException
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from pipeline.errors import StageError
+from pipeline.runner import Job
+from pipeline.schemas import REJECTED
+from pipeline.storage import Dataset, Outcome
+from spark_jobs.session import session, spark_schema
+from spark_jobs.tables import Made, held
+
+ASIDE = "_writing"
+
+
+def execute(job: Job) -> Outcome:
+    """Makes one table.
+
+    Raises:
+        StageError: the table is empty, too much of it was rejected, or Spark failed.
+        SourceError: a file of the source cannot be read as the source says.
+        ServiceError: Java is absent or does not start.
+    """
+    spark = session()
+    partitions = getattr(job.config, "spark_partitions", 0)
+    before = spark.conf.get("spark.sql.shuffle.partitions")
+    if partitions:
+        spark.conf.set("spark.sql.shuffle.partitions", partitions)
+    try:
+        _empty(job.output.folder)
+        return _write(job, _make(job, spark))
+    except PySparkException as error:
+        raise StageError(
+            f"{job.stage.name}: Spark failed: {_first_line(error)}; for the whole trace add --debug"
+        ) from error
+    finally:
+        spark.catalog.clearCache()
+        spark.conf.set("spark.sql.shuffle.partitions", before)
+
+
+def read_dataset(spark: SparkSession, dataset: Dataset) -> DataFrame:
+    """A committed table as a DataFrame of its schema's types."""
+    assert dataset.schema is not None
+    paths = [path.as_uri() for path in dataset.shards()]
+    return spark.read.schema(spark_schema(dataset.schema)).parquet(*paths)
+
+
+def _make(job: Job, spark: SparkSession) -> Made:
+    module, _, function = job.stage.maker.partition(":")
+    maker: Callable[..., Made] = getattr(importlib.import_module(module), function)
+    known: dict[str, Any] = {"spark": spark, "config": job.config, "source": job.source}
+    arguments = {
+        name: known[name] if name in known else read_dataset(spark, job.inputs[name])
+        for name in inspect.signature(maker).parameters
+    }
+    return maker(**arguments)
+
+
+def _write(job: Job, made: Made) -> Outcome:
+    assert job.stage.schema is not None
+    folder = job.output.folder
+    rows = made.rows.select(*job.stage.schema.names)
+    rows_ok = _save(rows.repartitionByRange(*made.order).sortWithinPartitions(*made.order), folder, folder / ASIDE)
+    reasons = _save_rejected(made.rejected, folder) if made.rejected is not None else {}
+    rejected = sum(reasons.values())
+    skipped = made.skipped.count() if made.skipped is not None else 0
+    rows_in = made.read.count() if made.read is not None else rows_ok + rejected + skipped
+    _check(job, rows_in, rows_ok, reasons)
+    return Outcome(rows_in=rows_in, rows_ok=rows_ok, rows_rejected=rejected, rows_skipped=skipped, reasons=reasons)
+
+
+def _save_rejected(rejected: DataFrame, folder: Path) -> dict[str, int]:
+    rows = held(rejected.select(*REJECTED.names))
+    counted = rows.groupBy("reason").agg(F.count(F.lit(1)).alias("n")).orderBy("reason").collect()
+    if counted:
+        ordered = rows.repartitionByRange("reason", "source_row").sortWithinPartitions("reason", "source_row")
+        _save(ordered, folder / "rejected", folder / ASIDE)
+    return {row["reason"]: row["n"] for row in counted}
+
+
+def _save(frame: DataFrame, folder: Path, aside: Path) -> int:
+    """Writes the frame's partitions in their order as part-00000.parquet, … and returns the number of rows."""
+    frame.write.mode("overwrite").parquet(aside.as_uri())
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [(path, pq.read_metadata(path).num_rows) for path in sorted(aside.glob("part-*.parquet"))]
+    for number, (path, _) in enumerate(pair for pair in files if pair[1]):
+        path.replace(folder / f"part-{number:05d}.parquet")
+    shutil.rmtree(aside)
+    return sum(num_rows for _, num_rows in files)
+
+
+def _check(job: Job, rows_in: int, rows_ok: int, reasons: dict[str, int]) -> None:
+    name, rejected = job.stage.name, sum(reasons.values())
+    why = ", ".join(f"{count:,} {reason}" for reason, count in sorted(reasons.items(), key=lambda pair: -pair[1])[:5])
+    limit = getattr(job.config, "max_rejected_share", None)
+    if limit is not None and rows_in and rejected / rows_in > limit:
+        raise StageError(
+            f"{name}: {rejected:,} of {rows_in:,} rows were rejected, more than max_rejected_share = {limit}: {why};"
+            f" look at the rows in {job.output.folder / 'rejected'}; then mend the files or the source's TOML, or raise"
+            f" the limit with --set {name}.max_rejected_share=…"
+        )
+    if rows_ok == 0:
+        told = f"all {rejected:,} rows were rejected ({why})" if rejected else "the source has no rows for it"
+        raise StageError(f"{name} would be empty: {told}; a table with at least one row was wanted")
+
+
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,163 @@
+"""prompts: the sampled items and users that the teacher will read (METHODS: MSD 1).
+
+Users are drawn once each, at one snapshot inside the training window that a stable hash picks, so that nothing after
+the window can reach the teacher. A user's stratum is the band of the history's length, and longer histories weigh more.
+"""
+
+from collections.abc import Iterator
+
+import pyarrow as pa
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+
+from pipeline import config as configs
+from pipeline import schemas, texts
+from spark_jobs.sampling import draw
+from spark_jobs.session import spark_schema
+from spark_jobs.tables import Made, held, stable_hash
+
+MIN_EVENTS = 3
+"""A shorter history says too little of anybody."""
+BANDS = ((10, "3-9 events"), (30, "10-29 events"), (100, "30-99 events"))
+LONGEST_BAND = "100 events or more"
+
+
+def make(
+    items: DataFrame, users: DataFrame, item_stats: DataFrame, histories: DataFrame, config: configs.Prompts
+) -> Made:
+    """Item rows, then user rows; candidates that were not drawn are skipped."""
+    item_candidates = _item_candidates(items, item_stats, config)
+    user_candidates = _user_candidates(histories, item_stats, config)
+    sampled_items = _draw(item_candidates, config.item_rows, config)
+    sampled_users = _draw(user_candidates, config.user_rows, config)
+    rows = held(
+        _item_rows(sampled_items, items).unionByName(_user_rows(sampled_users, histories, items, users, config))
+    )
+    candidates = item_candidates.select("id").unionByName(user_candidates.select("id"))
+    drawn = rows.select(F.col("prompt_id").alias("id"))
+    return Made(
+        rows=rows,
+        order=("prompt_id",),
+        skipped=candidates.join(drawn, on="id", how="left_anti"),
+        read=candidates,
+    )
+
+
+def _draw(candidates: DataFrame, num_rows: int, config: configs.Prompts) -> DataFrame:
+    return draw(
+        candidates,
+        num_rows,
+        power=config.stratum_power,
+        min_per_stratum=config.min_per_stratum,
+        seed=config.seed,
+    )
+
+
+def _item_candidates(items: DataFrame, item_stats: DataFrame, config: configs.Prompts) -> DataFrame:
+    surprise = F.abs(F.col("ctr_shrunk") - F.col("category_ctr"))
+    weight = (1 + F.col("exposures")) ** config.exposure_power * (1 + config.ctr_gain * surprise)
+    joined = items.select("item_id", "category").join(item_stats, on="item_id", how="inner")
+    return joined.select(
+        F.concat(F.lit("item:"), "item_id").alias("id"),
+        F.col("item_id").alias("entity_id"),
+        F.col("category").alias("stratum"),
+        weight.alias("weight"),
+    )
+
+
+def _user_candidates(histories: DataFrame, item_stats: DataFrame, config: configs.Prompts) -> DataFrame:
+    window = item_stats.agg(F.max("counted_until").alias("window_ends_at"))
+    inside = histories.join(F.broadcast(window), how="cross").filter(
+        (F.col("snapshot_at") < F.col("window_ends_at")) & (F.col("num_events") >= MIN_EVENTS)
+    )
+    pick = stable_hash(config.seed, F.lit("snapshot"), F.col("user_id"), F.unix_micros("snapshot_at"))
+    chosen = inside.groupBy("user_id").agg(F.min_by(F.struct("snapshot_at", "num_events"), pick).alias("chosen"))
+    seconds = F.unix_seconds("chosen.snapshot_at").cast("string")
+    return chosen.select(
+        F.concat(F.lit("user:"), "user_id", F.lit("@"), seconds).alias("id"),
+        F.col("user_id").alias("entity_id"),
+        F.col("chosen.snapshot_at").alias("snapshot_at"),
+        _band("chosen.num_events").alias("stratum"),
+        ((1 + F.col("chosen.num_events")) ** config.exposure_power).alias("weight"),
+    )
+
+
+def _band(length: str) -> Column:
+    band = F.lit(LONGEST_BAND)
+    for limit, name in reversed(BANDS):
+        band = F.when(F.col(length) < limit, name).otherwise(band)
+    return band
+
+
+def _item_rows(sampled: DataFrame, items: DataFrame) -> DataFrame:
+    joined = sampled.join(items.withColumnRenamed("item_id", "entity_id"), on="entity_id", how="inner")
+    read = joined.select(
+        F.col("id").alias("prompt_id"),
+        F.lit("item").alias("level"),
+        "entity_id",
+        F.lit(None).cast("timestamp").alias("snapshot_at"),
+        "stratum",
+        "text",
+        "attributes",
+        "inclusion_probability",
+    )
+    return read.mapInArrow(_with_item_text, spark_schema(schemas.PROMPTS))
+
+
+def _user_rows(
+    sampled: DataFrame, histories: DataFrame, items: DataFrame, users: DataFrame, config: configs.Prompts
+) -> DataFrame:
+    """The sample is small, so that the big tables are joined to it and not the other way round."""
+    titles = items.select("item_id", "title")
+    shown = sampled.join(histories.withColumnRenamed("user_id", "entity_id"), on=["entity_id", "snapshot_at"], how="inner")
+    latest = F.arrays_zip(_latest("item_ids", config), _latest("labels", config))
+    events = shown.select("id", F.posexplode(latest).alias("place", "event")).select(
+        "id", "place", F.col("event")["0"].alias("item_id"), F.col("event")["1"].alias("label")
+    )
+    named = F.broadcast(events).join(titles, on="item_id", how="inner")
+    ordered = F.array_sort(F.collect_list(F.struct("place", "title", "label"))).alias("events")
+    read = (
+        sampled.join(named.groupBy("id").agg(ordered), on="id", how="inner")
+        .join(users.withColumnRenamed("user_id", "entity_id"), on="entity_id", how="inner")
+        .select(
+            F.col("id").alias("prompt_id"),
+            F.lit("user").alias("level"),
+            "entity_id",
+            "snapshot_at",
+            "stratum",
+            F.col("events.title").alias("titles"),
+            F.col("events.label").alias("labels"),
+            "attributes",
+            "inclusion_probability",
+        )
+    )
+    return read.mapInArrow(_with_user_text, spark_schema(schemas.PROMPTS))
+
+
+def _latest(column: str, config: configs.Prompts) -> Column:
+    start = F.greatest(F.size(column) - config.history_titles + 1, F.lit(1))
+    return F.slice(column, start, config.history_titles)
+
+
+def _with_item_text(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        rows = zip(batch["text"].to_pylist(), batch["attributes"].to_pylist(), strict=True)
+        yield _prompts(batch, [texts.item_text(text, dict(attributes)) for text, attributes in rows])
+
+
+def _with_user_text(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        columns = (batch[name].to_pylist() for name in ("attributes", "titles", "labels"))
+        rows = zip(*columns, strict=True)
+        yield _prompts(batch, [texts.user_text(dict(profile), titles, labels) for profile, titles, labels in rows])
+
+
+def _prompts(batch: pa.RecordBatch, read: list[str]) -> pa.RecordBatch:
+    made = {**{name: batch[name] for name in batch.schema.names}, "text": pa.array(read, pa.string())}
+    return pa.RecordBatch.from_pydict({name: made[name] for name in schemas.PROMPTS.names})
+
+
+if __name__ == "__main__":
+    from spark_jobs.submit import submit
+
+    submit("prompts")

@@ -1,0 +1,78 @@
+"""A stratified, importance-weighted sample without replacement, with the inclusion probability of each row.
+
+Stratum c of N_c rows gets n_c = max(n_min, n·N_c^a / Σ N^a) rows, rounded, and at most N_c. Inside a stratum a row of
+weight w gets the key E/w with E = −ln u, u = hash(seed, id), and the n_c smallest keys are taken: the order of u^(1/w),
+largest first (Efraimidis and Spirakis 2006). A row is in the sample when its key is below the threshold that lets n_c
+rows pass, so that π = 1 − exp(−λw), with λ such that Σ π = n_c (Rosén 1997); exact for n_c = N_c and for equal weights,
+elsewhere off by a term that vanishes with n_c.
+"""
+
+from pyspark.sql import Column, DataFrame, Window
+from pyspark.sql import functions as F
+
+from spark_jobs.tables import stable_uniform
+
+OTHER = "other"
+NEWTON_STEPS = 40
+
+
+def draw(candidates: DataFrame, num_rows: int, *, power: float, min_per_stratum: int, seed: int) -> DataFrame:
+    """The sampled rows with `inclusion_probability`.
+
+    Args:
+        candidates: with `id`, `stratum` and `weight` (above 0).
+        num_rows: n, the size of the whole sample.
+        power: a, between 0 (strata count the same) and 1 (in proportion to their rows).
+        min_per_stratum: n_min.
+        seed: of the draw.
+    """
+    sizes = _stratum_sizes(candidates, num_rows, power, min_per_stratum)
+    merged = candidates.withColumnRenamed("stratum", "category").join(sizes, on="category", how="inner")
+    key = -F.log(stable_uniform(seed, F.lit("draw"), F.col("id"))) / F.col("weight")
+    place = F.row_number().over(Window.partitionBy("stratum").orderBy("key", "id"))
+    sampled = merged.withColumn("key", key).withColumn("place", place).filter(F.col("place") <= F.col("num_sampled"))
+    rates = merged.groupBy("stratum").agg(
+        F.first("num_sampled").alias("n"), F.sort_array(F.collect_list("weight")).alias("weights")
+    )
+    rated = rates.select("stratum", _rate().alias("rate"))
+    return sampled.join(rated, on="stratum", how="inner").withColumn("inclusion_probability", _probability())
+
+
+def _stratum_sizes(candidates: DataFrame, num_rows: int, power: float, min_per_stratum: int) -> DataFrame:
+    """Category → stratum and n_c; more categories than half the sample has room for share the stratum `other`."""
+    room = max(1, num_rows // (2 * max(1, min_per_stratum)))
+    counts = candidates.groupBy("stratum").count().orderBy(F.desc("count"), "stratum").collect()
+    strata = {row["stratum"]: row["stratum"] if place < room else OTHER for place, row in enumerate(counts)}
+    totals: dict[str, int] = {}
+    for row in counts:
+        totals[strata[row["stratum"]]] = totals.get(strata[row["stratum"]], 0) + row["count"]
+    scale = num_rows / sum(total**power for total in totals.values()) if totals else 0.0
+    wanted = {
+        name: min(total, max(min_per_stratum, round(scale * total**power))) for name, total in totals.items()
+    }
+    rows = [(category, name, wanted[name]) for category, name in strata.items()]
+    spark = candidates.sparkSession
+    return F.broadcast(spark.createDataFrame(rows, "category string, stratum string, num_sampled bigint"))
+
+
+def _rate() -> Column:
+    """λ of Σ (1 − exp(−λw)) = n by Newton's method, which rises to the root from n / Σw; null where every row is in.
+
+    The sum runs over the stratum's sorted weights, so that rounding is the same on every machine.
+    """
+
+    def total(of: Column) -> Column:
+        return F.aggregate(of, F.lit(0.0), lambda sum_, value: sum_ + value)
+
+    def step(rate: Column, _: Column) -> Column:
+        missing = F.col("n") - total(F.transform("weights", lambda w: 1 - F.exp(-rate * w)))
+        slope = total(F.transform("weights", lambda w: w * F.exp(-rate * w)))
+        return rate + F.when(slope > 0, missing / slope).otherwise(0.0)
+
+    start = F.col("n") / total(F.col("weights"))
+    solved = F.aggregate(F.sequence(F.lit(1), F.lit(NEWTON_STEPS)), start, step)
+    return F.when(F.col("n") < F.size("weights"), solved)
+
+
+def _probability() -> Column:
+    return F.when(F.col("rate").isNull(), 1.0).otherwise(-F.expm1(-F.col("rate") * F.col("weight")))

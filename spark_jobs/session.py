@@ -1,0 +1,131 @@
+"""One Spark session for all table stages, and the Arrow schemas of the floor as Spark types.
+
+Under spark-submit the session and its master are spark-submit's own. Elsewhere a local JVM is started on the loopback
+with what a laptop can spare; its log goes to a temporary file, of which the last lines are shown when it cannot start.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pyspark import SparkConf, SparkContext
+from pyspark.errors import PySparkRuntimeError
+from pyspark.java_gateway import launch_gateway
+from pyspark.sql import SparkSession
+from pyspark.sql.pandas.types import from_arrow_schema
+from pyspark.sql.types import StructType
+
+from pipeline.errors import ServiceError
+
+SESSION_SETTINGS = {
+    "spark.sql.session.timeZone": "UTC",
+    "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
+    "spark.sql.parquet.compression.codec": "zstd",
+    "spark.sql.csv.parser.columnPruning.enabled": "false",
+    "spark.sql.mapKeyDedupPolicy": "LAST_WIN",
+    "spark.sql.ansi.enabled": "true",
+}
+"""What the results depend on, set on every session, spark-submit's own included. Column pruning would leave the fields
+of a CSV row uncounted."""
+
+LOCAL_SETTINGS = {
+    "spark.app.name": "msd",
+    "spark.driver.memory": "1500m",
+    "spark.driver.host": "127.0.0.1",
+    "spark.driver.bindAddress": "127.0.0.1",
+    "spark.ui.enabled": "false",
+    "spark.ui.showConsoleProgress": "false",
+    "spark.log.level": "ERROR",
+    "spark.sql.shuffle.partitions": "4",
+}
+
+
+def session() -> SparkSession:
+    """The running session, or a new one.
+
+    Raises:
+        ServiceError: Java is absent or its virtual machine does not start.
+    """
+    if SparkContext._active_spark_context is None:
+        _start()
+    spark = SparkSession.builder.getOrCreate()
+    for key, value in SESSION_SETTINGS.items():
+        spark.conf.set(key, value)
+    return spark
+
+
+def stop() -> None:
+    """Ends the session and, where we started it, its JVM, so that the memory is free for models."""
+    context = SparkContext._active_spark_context
+    if context is None:
+        return
+    SparkSession.builder.getOrCreate().stop()
+    gateway: Any = SparkContext._gateway
+    if getattr(gateway, "proc", None) is None:
+        return
+    gateway.shutdown()
+    gateway.proc.stdin.close()
+    gateway.proc.wait(timeout=30)
+    SparkContext._gateway = None
+    SparkContext._jvm = None
+
+
+def spark_schema(schema: pa.Schema) -> StructType:
+    """The Spark types of one of the floor's Arrow schemas."""
+    return from_arrow_schema(schema, prefer_timestamp_ntz=False)
+
+
+def _start() -> None:
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
+    if "PYSPARK_GATEWAY_PORT" in os.environ or SparkContext._gateway is not None:
+        SparkContext.getOrCreate()
+        return
+    _check_java()
+    conf = SparkConf(loadDefaults=False)
+    for key, value in ({} if _has_master() else _local_settings()).items():
+        conf.set(key, value)
+    with tempfile.TemporaryFile() as log:
+        try:
+            gateway = launch_gateway(conf, popen_kwargs={"stdout": log, "stderr": log})
+            SparkContext(conf=conf, gateway=gateway)
+        except PySparkRuntimeError as error:
+            raise ServiceError(f"Spark's Java process does not start: {_last_line(log)}; see: msd doctor") from error
+
+
+def _local_settings() -> dict[str, str]:
+    os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+    warehouse = Path(tempfile.gettempdir()) / "msd-spark-warehouse"
+    return {**LOCAL_SETTINGS, "spark.master": "local[*]", "spark.sql.warehouse.dir": str(warehouse)}
+
+
+def _has_master() -> bool:
+    """Whether somebody chose a cluster by Spark's own means."""
+    return "--master" in os.environ.get("PYSPARK_SUBMIT_ARGS", "") or "SPARK_CONF_DIR" in os.environ
+
+
+def _check_java() -> None:
+    home = os.environ.get("JAVA_HOME")
+    java = str(Path(home) / "bin" / "java") if home else shutil.which("java")
+    where = f"JAVA_HOME={home}" if home else "PATH"
+    wanted = "Spark needs Java 17 or newer: install it (Debian: apt install openjdk-17-jre-headless) or set JAVA_HOME"
+    if java is None or not Path(java).is_file():
+        raise ServiceError(f"no java was found on {where}; {wanted}; then see: msd doctor")
+    try:
+        result = subprocess.run([java, "-version"], capture_output=True, text=True, check=False, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ServiceError(f"{java} does not run ({error}); {wanted}; then see: msd doctor") from error
+    if result.returncode != 0:
+        said = (result.stderr.strip().splitlines() or ["no message"])[0]
+        raise ServiceError(f"{java} does not run ({said}); {wanted}; then see: msd doctor")
+
+
+def _last_line(log: Any) -> str:
+    log.seek(0)
+    lines = [line.strip() for line in log.read().decode(errors="replace").splitlines() if line.strip()]
+    return lines[-1] if lines else "it gave no message"
