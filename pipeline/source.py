@@ -7,7 +7,7 @@ Only the shape of the document and the existence of its files are checked here; 
 import difflib
 import re
 import tomllib
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from enum import StrEnum
 from importlib import resources
 from pathlib import Path
@@ -15,141 +15,34 @@ from typing import Any
 
 from pipeline import assets
 from pipeline.errors import SourceError
+from pipeline.source_tables import (
+    EventsTable,
+    Files,
+    Format,
+    HistoryRules,
+    ItemsTable,
+    Label,
+    Labels,
+    Source,
+    SplitBy,
+    UsersTable,
+)
 
-
-class Format(StrEnum):
-    """How a file is read; `auto` goes by its ending."""
-
-    AUTO = "auto"
-    CSV = "csv"
-    TSV = "tsv"
-    JSONL = "jsonl"
-    JSON = "json"
-    PARQUET = "parquet"
-    MIND = "mind"
-    KDD_CUP_2012 = "kdd-cup-2012"
-
-
-class SplitBy(StrEnum):
-    """How labels are divided into train, valid and test."""
-
-    TIME = "time"
-    USER = "user"
-    GIVEN = "given"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Files:
-    """Where a table lies and how it is read."""
-
-    paths: dict[str, tuple[Path, ...]]
-    """Split name → files; the key is empty where the files carry no split of their own."""
-    format: Format = Format.AUTO
-    columns: tuple[str, ...] = ()
-    """Names for files without a header, or in place of one."""
-    header: bool = True
-    """Whether CSV and TSV files begin with a line of names."""
-    separator: str = ""
-    """Of CSV and TSV; empty means the format's own."""
-
-    @property
-    def all_paths(self) -> tuple[Path, ...]:
-        """Every file, splits in the order given."""
-        return tuple(path for group in self.paths.values() for path in group)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ItemsTable:
-    """The table [items]."""
-
-    files: Files
-    id: str = "item_id"
-    text: tuple[str, ...] = ("title",)
-    category: str = ""
-    category_separator: str = ""
-    """Where a category column lists several, the first one is the stratum."""
-    attributes: tuple[str, ...] = ()
-    time: str = ""
-    """When the row's text became known; optional."""
-    deduplicate: bool = False
-    """True keeps the first row of an id (catalogues cut out of an event log); False rejects the later ones."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Label:
-    """A label column and, for ratings, the condition that makes it positive."""
-
-    column: str = ""
-    """Empty: every event is positive."""
-    operator: str = ""
-    threshold: float = 0.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class EventsTable:
-    """The table [events]."""
-
-    files: Files
-    user: str = "user_id"
-    item: str = "item_id"
-    time: str = ""
-    """Empty: the order of the rows is their time."""
-    label: Label = Label()
-    split: str = ""
-    context: tuple[str, ...] = ()
-    text_context: tuple[str, ...] = ()
-    history: str = ""
-    """A column that lists items the user met before the row, oldest first; the first row of each user is used."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class UsersTable:
-    """The table [users]."""
-
-    files: Files
-    id: str = "user_id"
-    attributes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Labels:
-    """The table [labels]."""
-
-    split_by: SplitBy = SplitBy.TIME
-    fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
-    min_history: int = 0
-    """Labels of users with fewer earlier events (as counted by [histories] events) go to the split `history`."""
-    negatives_per_positive: int = 0
-    negatives_by: str = "popularity"
-    """popularity or uniform."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class HistoryRules:
-    """The table [histories]."""
-
-    events: str = "positive"
-    """positive or all."""
-    max_length: int = 50
-
-
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """A whole source."""
-
-    name: str
-    items: ItemsTable
-    events: EventsTable
-    users: UsersTable | None = None
-    labels: Labels = field(default_factory=Labels)
-    histories: HistoryRules = field(default_factory=HistoryRules)
-    document: dict[str, Any] = field(default_factory=dict)
-    """The parsed TOML, part of every fingerprint that reads the source."""
-
-    def all_paths(self) -> tuple[Path, ...]:
-        """Every file the source reads, each once."""
-        tables = [self.items.files, self.events.files, *([self.users.files] if self.users else [])]
-        return tuple(dict.fromkeys(path for files in tables for path in files.all_paths))
+__all__ = [
+    "EventsTable",
+    "Files",
+    "Format",
+    "HistoryRules",
+    "ItemsTable",
+    "Label",
+    "Labels",
+    "Source",
+    "SplitBy",
+    "UsersTable",
+    "built_in_sources",
+    "load_source",
+    "parse_source",
+]
 
 
 def built_in_sources() -> list[str]:
@@ -192,8 +85,11 @@ def parse_source(name: str, text: str, folder: Path) -> Source:
         raise SourceError(f"{name}: not valid TOML: {error}") from error
     _only(name, "the file", document, {"items", "events", "users", "labels", "histories"})
     for table in ("items", "events"):
-        if not isinstance(document.get(table), dict):
+        if table not in document:
             raise SourceError(f"{name}: the table [{table}] is missing")
+    for table, content in document.items():
+        if not isinstance(content, dict):
+            raise SourceError(f"{name}: {table} must be a table: write [{table}] and its keys below it")
     reader = _TableReader(name, folder)
     return Source(
         name=name,
@@ -229,31 +125,32 @@ class _TableReader:
 
     def labels(self, table: dict[str, Any]) -> Labels:
         _only(self.name, "[labels]", table, {"split", "min_history", "negatives"})
-        split, negatives = table.get("split", {}), table.get("negatives", {})
+        split, negatives = self._value("[labels]", table, "split", {}), self._value("[labels]", table, "negatives", {})
         _only(self.name, "[labels] split", split, {"by", "fractions"})
         _only(self.name, "[labels] negatives", negatives, {"per_positive", "by"})
-        fractions = tuple(float(part) for part in split.get("fractions", (0.8, 0.1, 0.1)))
-        if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
+        fractions = self._value("[labels] split", split, "fractions", [0.8, 0.1, 0.1])
+        if not _are_shares(fractions):
             raise SourceError(f"{self.name}: [labels] fractions must be three shares that add up to 1, not {fractions}")
-        by = str(negatives.get("by", "popularity"))
+        by = self._value("[labels] negatives", negatives, "by", "popularity")
         if by not in ("popularity", "uniform"):
             raise SourceError(f"{self.name}: [labels] negatives by must be popularity or uniform, not '{by}'")
         return Labels(
             split_by=self._choice(SplitBy, split.get("by", "time"), "[labels] split by"),
-            fractions=(fractions[0], fractions[1], fractions[2]),
-            min_history=int(table.get("min_history", 0)),
-            negatives_per_positive=int(negatives.get("per_positive", 0)),
+            fractions=(float(fractions[0]), float(fractions[1]), float(fractions[2])),
+            min_history=self._count("[labels]", table, "min_history", 0),
+            negatives_per_positive=self._count("[labels] negatives", negatives, "per_positive", 0),
             negatives_by=by,
         )
 
     def histories(self, table: dict[str, Any]) -> HistoryRules:
         _only(self.name, "[histories]", table, {"events", "max_length"})
-        rules = HistoryRules(**table)
-        if rules.events not in ("positive", "all"):
-            raise SourceError(f'{self.name}: [histories] events must be "positive" or "all", not {rules.events!r}')
-        if not isinstance(rules.max_length, int) or rules.max_length < 1:
+        events = table.get("events", "positive")
+        if events not in ("positive", "all"):
+            raise SourceError(f'{self.name}: [histories] events must be "positive" or "all", not {events!r}')
+        max_length = self._count("[histories]", table, "max_length", 50)
+        if max_length < 1:
             raise SourceError(f"{self.name}: [histories] max_length must be a whole number from 1 on")
-        return rules
+        return HistoryRules(events=events, max_length=max_length)
 
     def _table(self, kind: type, heading: str, table: dict[str, Any], **made: Any) -> Any:
         known = {f.name: f for f in fields(kind) if f.name != "files"}
@@ -261,9 +158,10 @@ class _TableReader:
         values = dict(made)
         for key in known.keys() & table.keys() - made.keys():
             default = known[key].default
-            values[key] = _names(table[key]) if isinstance(default, tuple) else table[key]
-            if not isinstance(values[key], type(default)):
-                raise SourceError(f"{self.name}: [{heading}] {key} must be like {default!r}, not {table[key]!r}")
+            if isinstance(default, tuple):
+                values[key] = self._names(f"[{heading}]", table, key)
+            else:
+                values[key] = self._value(f"[{heading}]", table, key, default)
         return kind(**values)
 
     def _files(self, label: str, table: dict[str, Any]) -> Files:
@@ -276,14 +174,17 @@ class _TableReader:
             if split not in ("", "history", "train", "valid", "test"):
                 raise SourceError(f"{self.name}: [{label}] path names the split '{split}'; use train, valid, test")
             listed = entry if isinstance(entry, list) else [entry]
-            paths[split] = tuple(self._locate(label, str(path)) for path in listed)
-        separator = str(table.get("separator", ""))
+            if not listed or not all(isinstance(path, str) and path.isprintable() for path in listed):
+                raise SourceError(f"{self.name}: [{label}] path must be a text or a list of texts, not {entry!r}")
+            paths[split] = tuple(self._locate(label, path) for path in listed)
+        if not paths:
+            raise SourceError(f"{self.name}: [{label}] path names no file")
         return Files(
             paths=paths,
             format=self._choice(Format, table.get("format", "auto"), f"[{label}] format"),
-            columns=_names(table.get("columns", ())),
-            header=bool(table.get("header", "columns" not in table)),
-            separator=separator,
+            columns=self._names(f"[{label}]", table, "columns"),
+            header=self._value(f"[{label}]", table, "header", "columns" not in table),
+            separator=self._value(f"[{label}]", table, "separator", ""),
         )
 
     def _locate(self, label: str, path: str) -> Path:
@@ -308,7 +209,29 @@ class _TableReader:
         if match is None:
             raise SourceError(f"{self.name}: [events] positive must be like '>= 4', not {value['positive']!r}")
         operator = "==" if match[1] == "=" else match[1]
-        return Label(column=str(value["column"]), operator=operator, threshold=float(match[2]))
+        column = self._value("[events] label", value, "column", "")
+        return Label(column=column, operator=operator, threshold=float(match[2]))
+
+    def _value(self, label: str, table: dict[str, Any], key: str, default: Any) -> Any:
+        """The key's value, which must be of its default's type."""
+        value = table.get(key, default)
+        if type(value) is not type(default):
+            raise SourceError(f"{self.name}: {label} {key} must be {_KINDS[type(default)]}, not {value!r}")
+        return value
+
+    def _count(self, label: str, table: dict[str, Any], key: str, default: int) -> int:
+        value: int = self._value(label, table, key, default)
+        if value < 0:
+            raise SourceError(f"{self.name}: {label} {key} must not be negative, not {value}")
+        return value
+
+    def _names(self, label: str, table: dict[str, Any], key: str) -> tuple[str, ...]:
+        """One column name or a list of them."""
+        value = table.get(key, [])
+        listed = [value] if isinstance(value, str) else value
+        if not isinstance(listed, list) or not all(isinstance(name, str) for name in listed):
+            raise SourceError(f"{self.name}: {label} {key} must be a column name or a list of them, not {value!r}")
+        return tuple(listed)
 
     def _choice(self, kind: type[StrEnum], value: Any, label: str) -> Any:
         try:
@@ -318,8 +241,12 @@ class _TableReader:
             raise SourceError(f"{self.name}: {label} must be one of {known}, not {value!r}") from error
 
 
-def _names(value: Any) -> tuple[str, ...]:
-    return (value,) if isinstance(value, str) else tuple(str(name) for name in value)
+_KINDS = {int: "a whole number", str: "a text", bool: "true or false", list: "a list", dict: "a table"}
+
+
+def _are_shares(values: list[Any]) -> bool:
+    are_numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+    return are_numbers and len(values) == 3 and min(values) >= 0 and abs(sum(values) - 1) <= 1e-6
 
 
 def _only(name: str, label: str, table: dict[str, Any], known: Any) -> None:

@@ -132,8 +132,9 @@ def commit(dataset: Dataset, outcome: Outcome, facts: dict[str, Any]) -> None:
     Raises:
         StageError: the counts do not add up.
     """
-    counted = outcome.rows_ok + outcome.rows_rejected + outcome.rows_skipped
-    if outcome.rows_in != counted:
+    parts = (outcome.rows_ok, outcome.rows_rejected, outcome.rows_skipped)
+    counted = sum(parts)
+    if outcome.rows_in != counted or min(parts) < 0:
         raise StageError(
             f"{dataset.name}: {outcome.rows_in} rows went in but {counted} are accounted for; this is a bug"
         )
@@ -163,8 +164,15 @@ def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
         column = table.column(declared.name)
         if not declared.nullable and column.null_count:
             raise StageError(f"column {declared.name} holds {column.null_count} nulls where none may be")
-        columns.append(column if column.type == declared.type else column.cast(declared.type))
+        columns.append(column if column.type == declared.type else _cast(column, declared))
     return pa.table(columns, schema=schema)
+
+
+def _cast(column: pa.ChunkedArray, declared: pa.Field) -> pa.ChunkedArray:
+    try:
+        return column.cast(declared.type)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise StageError(f"column {declared.name} is {column.type} and cannot be {declared.type}: {error}") from error
 
 
 def write_shard(path: Path, table: pa.Table) -> None:
@@ -176,9 +184,9 @@ def write_shard(path: Path, table: pa.Table) -> None:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a small file that is there whole or not at all."""
+    """Writes a small file that is there whole or not at all, whoever else writes it at the same time."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.writing")
+    aside = path.with_name(f".{path.name}.{os.getpid()}.writing")
     aside.write_bytes(content)
     _sync(aside)
     aside.replace(path)
