@@ -97,10 +97,10 @@ def running_redis(work: Path) -> Iterator[Redis]:
 def serve_redis(work: Path) -> None:
     """Keeps the server running in the foreground until interrupted; prints its address on stdout."""
     with running_redis(work) as redis:
-        sys.stdout.write(f"{redis.shown}\n")
-        sys.stdout.flush()
-        note("Redis is running; stop it with Ctrl-C")
         try:
+            sys.stdout.write(f"{redis.shown}\n")
+            sys.stdout.flush()
+            note("Redis is running; stop it with Ctrl-C")
             while _answers(redis.host, redis.port):
                 time.sleep(1.0)
             raise ServiceError(f"Redis at {redis.shown} has stopped answering; start it again: msd redis")
@@ -143,6 +143,8 @@ def parse_url(url: str) -> Redis:
 def connect(redis: Redis) -> "Iterator[Client]":
     """A redis-py client of the server, closed afterwards."""
     from redis import Redis as Client
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
 
     client = Client(
         host=redis.host,
@@ -152,6 +154,7 @@ def connect(redis: Redis) -> "Iterator[Client]":
         password=redis.password or None,
         ssl=redis.is_tls,
         socket_connect_timeout=CONNECT_SECONDS,
+        retry=Retry(NoBackoff(), 1),
     )
     try:
         yield client

@@ -1,9 +1,10 @@
 """Small committed datasets in a workspace, as the stages above feature_repo leave them."""
 
-from collections.abc import Callable
+import sys
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -149,6 +150,12 @@ def make_world(root: Path, space: str = SPACE, salt: int = 0) -> World:
     )
 
 
+@pytest.fixture(scope="session")
+def build() -> ModuleType:
+    """The builders of this file, for tests that make datasets of their own."""
+    return sys.modules[__name__]
+
+
 @pytest.fixture(autouse=True)
 def own_redis(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests run on a work directory's own server unless they say otherwise."""
@@ -159,14 +166,6 @@ def own_redis(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def world(tmp_path: Path) -> World:
     return make_world(tmp_path / "work")
-
-
-@pytest.fixture
-def publish_both() -> Callable[[World], tuple[Dataset, Dataset]]:
-    def publish(world: World) -> tuple[Dataset, Dataset]:
-        return world.publish_items(), world.publish_users()
-
-    return publish
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,230 @@
+"""A work directory's own Redis: one server per folder, alive while used, its data kept; REDIS_URL taken as it is."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import redis as redis_py
+from hypothesis import given
+from hypothesis import strategies as st
+
+from feature_repo.redis_server import (
+    Redis,
+    RedisKind,
+    connect,
+    find_binary,
+    parse_url,
+    running_redis,
+)
+from pipeline.errors import ServiceError, UsageError
+
+pytestmark = pytest.mark.redis
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from feature_repo.redis_server import connect, running_redis
+with running_redis(Path(sys.argv[1])) as redis, connect(redis) as client:
+    client.set(sys.argv[2], "here")
+    print(redis.port, client.info("server")["process_id"], flush=True)
+    time.sleep(float(sys.argv[3]))
+"""
+
+
+def hold(work: Path, key: str, seconds: float) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", HOLD, str(work), key, str(seconds)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def first_line(process: subprocess.Popen[str]) -> list[str]:
+    assert process.stdout is not None
+    return process.stdout.readline().split()
+
+
+def finish(process: subprocess.Popen[str]) -> None:
+    process.wait(30)
+    assert process.stdout is not None
+    process.stdout.close()
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 15.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+def is_listening(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_data_and_port_outlive_the_server(tmp_path: Path):
+    with running_redis(tmp_path) as first, connect(first) as client:
+        client.set("key", "value")
+    assert not is_listening(first.port)
+    with running_redis(tmp_path) as second, connect(second) as client:
+        assert client.get("key") == b"value"
+    assert (second.port, second.kind) == (first.port, RedisKind.OWN)
+
+
+def test_only_loopback_is_listened_on(tmp_path: Path):
+    with running_redis(tmp_path) as redis, connect(redis) as client:
+        assert client.config_get("bind")["bind"] == "127.0.0.1"
+
+
+def test_processes_that_start_at_once_share_one_server(tmp_path: Path):
+    holders = [hold(tmp_path, f"key{number}", 1.0) for number in range(4)]
+    answers = {tuple(first_line(holder)) for holder in holders}
+    for holder in holders:
+        finish(holder)
+    assert len(answers) == 1, "one port and one server for all"
+    assert not is_listening(int(answers.pop()[0]))
+
+
+def test_server_stays_while_another_process_uses_it(tmp_path: Path):
+    holder = hold(tmp_path, "key", 60)
+    port = int(first_line(holder)[0])
+    with running_redis(tmp_path) as adopted:
+        assert adopted.port == port
+        os.kill(holder.pid, signal.SIGKILL)
+        finish(holder)
+        time.sleep(0.5)
+        with connect(adopted) as client:
+            assert client.get("key") == b"here"
+    assert not is_listening(port)
+
+
+def test_server_saves_and_stops_when_its_only_user_is_killed(tmp_path: Path):
+    holder = hold(tmp_path, "key", 60)
+    port = int(first_line(holder)[0])
+    os.kill(holder.pid, signal.SIGKILL)
+    finish(holder)
+    wait_until(lambda: not is_listening(port))
+    with running_redis(tmp_path) as redis, connect(redis) as client:
+        assert client.get("key") == b"here"
+
+
+def test_server_that_was_killed_is_started_again(tmp_path: Path):
+    with running_redis(tmp_path) as redis:
+        with connect(redis) as client:
+            os.kill(client.info("server")["process_id"], signal.SIGKILL)
+        wait_until(lambda: not is_listening(redis.port))
+        with running_redis(tmp_path) as again, connect(again) as client:
+            assert client.ping()
+
+
+def test_port_held_by_another_program_is_left_to_it(tmp_path: Path):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        taken = other.getsockname()[1]
+        (tmp_path / "redis").mkdir()
+        (tmp_path / "redis" / "port").write_text(str(taken))
+        with running_redis(tmp_path) as redis, connect(redis) as client:
+            assert redis.port != taken
+            assert client.ping()
+
+
+def test_state_left_by_a_foreign_server_is_not_believed(tmp_path: Path):
+    with running_redis(tmp_path / "one") as one:
+        folder = tmp_path / "two" / "redis"
+        folder.mkdir(parents=True)
+        state = (tmp_path / "one" / "redis" / "server.json").read_text()
+        (folder / "server.json").write_text(state)
+        with running_redis(tmp_path / "two") as two:
+            assert two.port != one.port
+
+
+def test_unreachable_url_is_one_sentence_without_the_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    monkeypatch.setenv("REDIS_URL", f"redis://someone:hunter2secret@127.0.0.1:{port}/3")
+    with pytest.raises(ServiceError, match="does not answer") as raised, running_redis(tmp_path):
+        pass
+    assert "hunter2secret" not in str(raised.value)
+    assert f"127.0.0.1:{port}/3" in str(raised.value)
+    assert raised.value.__suppress_context__, "no chain that would print the client's own error"
+    assert not (tmp_path / "redis").exists()
+
+
+def test_wrong_password_is_a_service_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    with running_redis(tmp_path) as own, connect(own) as client:
+        client.config_set("requirepass", "right")
+        monkeypatch.setenv("REDIS_URL", f"redis://:wrong@127.0.0.1:{own.port}/0")
+        with pytest.raises(ServiceError), running_redis(tmp_path):
+            pass
+        monkeypatch.setenv("REDIS_URL", f"redis://:right@127.0.0.1:{own.port}/0")
+        with running_redis(tmp_path) as by_url:
+            assert by_url.kind is RedisKind.URL
+        client.config_set("requirepass", "")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://host:1",
+        "localhost:6379",
+        "redis://",
+        "redis://host:port",
+        "redis://host/db",
+        "unix:///tmp/redis.sock",
+        "redis://:with,comma@host",
+        "redis://:with%20space@host",
+        "redis://:dollar$@host",
+    ],
+)
+def test_other_addresses_are_refused_in_words(url: str):
+    with pytest.raises(UsageError) as raised:
+        parse_url(url)
+    assert "comma@" not in str(raised.value)
+
+
+safe_text = st.text(st.characters(codec="ascii", categories=["L", "N"]), max_size=12)
+
+
+@given(
+    host=st.from_regex(r"[a-z][a-z0-9-]{0,8}", fullmatch=True),
+    port=st.integers(1, 65535),
+    database=st.integers(0, 15),
+    password=safe_text,
+    is_tls=st.booleans(),
+)
+def test_url_and_its_parts_agree(host: str, port: int, database: int, password: str, is_tls: bool):
+    credentials = f":{password}@" if password else ""
+    redis = parse_url(f"{'rediss' if is_tls else 'redis'}://{credentials}{host}:{port}/{database}")
+    wanted = Redis(kind=RedisKind.URL, host=host, port=port, database=database, password=password, is_tls=is_tls)
+    assert redis == wanted
+    assert redis.shown == f"{'rediss' if is_tls else 'redis'}://{host}:{port}/{database}"
+    assert redis.connection_string.startswith(f"{host}:{port},db={database}")
+    assert ("password=${MSD_REDIS_PASSWORD}" in redis.connection_string) == bool(password)
+
+
+def test_binary_is_a_redis_server():
+    answer = subprocess.run([find_binary(), "--version"], capture_output=True, text=True, check=True)
+    assert "Redis server" in answer.stdout
+
+
+def test_foreground_server_prints_its_address_and_ends_on_interrupt(tmp_path: Path):
+    code = (
+        "import sys; from pathlib import Path; from feature_repo.redis_server import serve_redis;"
+        " serve_redis(Path(sys.argv[1]))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    assert process.stdout is not None
+    url = process.stdout.readline().strip()
+    with redis_py.Redis.from_url(url) as client:
+        assert client.ping()
+    process.send_signal(signal.SIGINT)
+    finish(process)
+    assert process.returncode == 0
+    assert not is_listening(int(url.split(":")[2].split("/")[0]))
