@@ -54,7 +54,8 @@ def load_source(reference: str) -> Source:
     """Reads and checks a source.
 
     Args:
-        reference: a built-in name, `name:FOLDER` for a built-in format, or the path of a TOML file.
+        reference: a built-in name, `name:FOLDER` for a built-in format, the path of a TOML file, or `FILE.toml:FOLDER`
+            for one that writes `{folder}`; without a folder that is the file's own.
 
     Raises:
         SourceError: an unknown name or key, or a file that is not there.
@@ -64,9 +65,10 @@ def load_source(reference: str) -> Source:
         text = (_source_folder() / f"{name}.toml").read_text(encoding="utf-8")
         if "{folder}" in text and not (colon and folder):
             raise SourceError(f"source {name} reads files of yours: write --source {name}:FOLDER")
-        text = text.replace("{folder}", str(Path(folder).resolve()))
-        return parse_source(name, text, Path.cwd())
+        return parse_source(name, _with_folder(text, Path(folder)), Path.cwd())
     path = Path(reference)
+    if not path.is_file() and name.endswith(".toml"):
+        path = Path(name)
     if not path.is_file():
         known = ", ".join(built_in_sources())
         raise SourceError(f"source {reference} is neither a file nor a built-in name ({known})")
@@ -74,7 +76,15 @@ def load_source(reference: str) -> Source:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise SourceError(f"{path.name} is not UTF-8 text: {error.reason} at byte {error.start}") from error
-    return parse_source(path.stem, text, path.resolve().parent)
+    if folder and path == Path(name) and not Path(folder).is_dir():
+        raise SourceError(f"source {reference}: there is no folder {folder}")
+    home = path.resolve().parent
+    return parse_source(path.stem, _with_folder(text, Path(folder) if path == Path(name) and folder else home), home)
+
+
+def _with_folder(text: str, folder: Path) -> str:
+    escaped = str(folder.resolve()).replace("\\", "\\\\").replace('"', '\\"')
+    return text.replace("{folder}", escaped)
 
 
 def parse_source(name: str, text: str, folder: Path) -> Source:

@@ -104,6 +104,6 @@ def _may_break_inside_quotes(entry: Entry) -> bool:
         if path.stat().st_size < SPLITTABLE_BYTES:
             return True
         with path.open("rb") as file:
-            if any(b'"' in block for block in iter(lambda: file.read(2**24), b"")):  # noqa: B023
+            if any(b'"' in block for block in iter(lambda: file.read(2**24), b"")):
                 return True
     return False

@@ -5,7 +5,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType, MapType, StringType, StructType
 
 from pipeline.errors import SourceError
-from spark_jobs.entries import Entry, as_uri, lines, row_order
+from spark_jobs.entries import Entry, as_rows, as_uri, lines, row_order
 
 NOT_AN_OBJECT = "not a JSON object"
 _TEXTS = MapType(StringType(), StringType())
@@ -38,7 +38,7 @@ def read_json(spark: SparkSession, entry: Entry) -> DataFrame:
             f"[{entry.label}] {name} is not valid JSON; an array of objects, or one object of objects, was wanted"
         )
     rows = parsed.select("row_order", "problem", F.posexplode("pairs").alias("position", "pair")).select(
-        F.struct("row_order.file", "row_order.block", F.col("position").cast("bigint").alias("row")).alias("row_order"),
+        F.col("row_order").withField("row", F.col("position").cast("bigint")).alias("row_order"),
         F.col("pair.value").alias("line"),
         F.col("pair.key").alias("key"),
         "problem",
@@ -68,13 +68,7 @@ def _objects(entry: Entry, frame: DataFrame) -> DataFrame:
         parsed = parsed.withColumn("cells", F.map_concat(named, "cells"))
     _check_keys(entry, parsed)
     problem = F.coalesce("problem", F.when(F.col("cells").isNull(), F.lit(NOT_AN_OBJECT)))
-    return parsed.select(
-        "row_order",
-        "cells",
-        F.col("line").alias("row_json"),
-        problem.alias("problem"),
-        F.lit(None).cast("string").alias("given_split"),
-    )
+    return as_rows(parsed.withColumn("problem", problem), F.col("cells"))
 
 
 def _check_keys(entry: Entry, parsed: DataFrame) -> None:

@@ -11,6 +11,8 @@ from pipeline.errors import SourceError
 from pipeline.source import Files, Format
 
 NOT_UTF8 = "not valid UTF-8"
+ROW_ORDER = ("file", "block", "row", "part")
+"""Fields of `row_order`; `part` counts the events that one row of a file stands for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +54,7 @@ def row_order() -> Column:
         F.col("_metadata.file_path").alias("file"),
         F.col("_metadata.file_block_start").alias("block"),
         F.monotonically_increasing_id().alias("row"),
+        F.lit(0).alias("part"),
     ).alias("row_order")
 
 
@@ -64,6 +67,34 @@ def lines(spark: SparkSession, paths: Iterable[Path], *, whole: bool = False) ->
         row_order(),
         text.alias("line"),
         F.when(~F.is_valid_utf8("value"), F.lit(NOT_UTF8)).alias("problem"),
+    )
+
+
+def fields(frame: DataFrame, names: Sequence[str]) -> DataFrame:
+    """Tab-separated lines without quoting as one struct `cells` of text."""
+    parts = F.split("line", "\t", -1)
+    is_whole = F.size(parts) == len(names)
+    cells = F.struct(*[F.get(parts, F.lit(place)).alias(name) for place, name in enumerate(names)])
+    problem = F.coalesce("problem", F.when(~is_whole, F.lit(f"not {len(names)} fields")))
+    return frame.select("row_order", "line", cells.alias("cells"), problem.alias("problem"))
+
+
+def exploded(frame: DataFrame, parts: Column) -> DataFrame:
+    """One row per element of an array column, as `part`, in the array's order; rows with a problem stay one row."""
+    none = F.array(F.lit(None)).cast(frame.select(parts.alias("parts")).schema["parts"].dataType)
+    listed = F.when(F.col("problem").isNotNull(), none).otherwise(parts)
+    place = F.col("row_order").withField("part", F.col("place"))
+    return frame.select("*", F.posexplode(listed).alias("place", "part")).withColumn("row_order", place).drop("place")
+
+
+def as_rows(frame: DataFrame, cells: Column, given_split: Column | None = None) -> DataFrame:
+    """What every reader gives: see `spark_jobs.readers`."""
+    return frame.select(
+        "row_order",
+        cells.alias("cells"),
+        F.col("line").alias("row_json"),
+        "problem",
+        (F.lit(None).cast("string") if given_split is None else given_split).alias("given_split"),
     )
 
 

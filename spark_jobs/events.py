@@ -38,7 +38,7 @@ def judge(rows: DataFrame, known: DataFrame, config: configs.Interactions, sourc
         _is_click(table.label).alias("is_click"),
         (cell(table.label.column).isNull() if table.label.column else F.lit(False)).alias("has_no_label"),
         _given_split(source).alias("given_split"),
-        attributes((*table.context, *table.text_context)).alias("context"),
+        attributes(tuple(dict.fromkeys((*table.context, *table.text_context)))).alias("context"),
         (cell(table.history) if table.history else F.lit(None).cast("string")).alias("history"),
     )
     joined = typed.join(known, on="item_id", how="left")

@@ -24,9 +24,7 @@ def make(interactions: DataFrame, config: configs.Histories, source: Source) -> 
     _check(config)
     events = interactions if source.histories.events == "all" else interactions.filter(F.col("is_click") == 1)
     rows = _lists(events, source.histories.max_length).unionByName(_snapshots(interactions, config.snapshots))
-    strictly_before = (
-        Window.partitionBy("user_id").orderBy(micros("at")).rangeBetween(Window.unboundedPreceding, -1)
-    )
+    strictly_before = Window.partitionBy("user_id").orderBy(micros("at")).rangeBetween(Window.unboundedPreceding, -1)
     seen = rows.select(
         "user_id",
         "at",

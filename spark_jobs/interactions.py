@@ -52,8 +52,8 @@ def _wanted(table: EventsTable) -> list[str]:
 def _listed_items(accepted: DataFrame) -> DataFrame:
     """The items that each user's first row lists, as clicks one second before it.
 
-    Their own times are unknown; one time for all of a user's keeps them in order (by position) without making a snapshot
-    of each.
+    Their own times are unknown; one time for all of a user's keeps them in order (by position) and makes no snapshot
+    between them.
     """
     first = accepted.groupBy("user_id").agg(F.min_by(F.struct("*"), F.struct("event_at", "row_order")).alias("first"))
     texts = F.from_json("history", "array<string>")

@@ -109,7 +109,9 @@ def _user_rows(
 ) -> DataFrame:
     """The sample is small, so that the big tables are joined to it and not the other way round."""
     titles = items.select("item_id", "title")
-    shown = sampled.join(histories.withColumnRenamed("user_id", "entity_id"), on=["entity_id", "snapshot_at"], how="inner")
+    shown = sampled.join(
+        histories.withColumnRenamed("user_id", "entity_id"), on=["entity_id", "snapshot_at"], how="inner"
+    )
     latest = F.arrays_zip(_latest("item_ids", config), _latest("labels", config))
     events = shown.select("id", F.posexplode(latest).alias("place", "event")).select(
         "id", "place", F.col("event")["0"].alias("item_id"), F.col("event")["1"].alias("label")

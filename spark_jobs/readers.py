@@ -17,7 +17,7 @@ from pipeline.source import Files, Format
 from spark_jobs import kdd_cup_2012, mind
 from spark_jobs.delimited import read_delimited
 from spark_jobs.documents import read_json, read_jsonl, read_parquet
-from spark_jobs.entries import Entry
+from spark_jobs.entries import ROW_ORDER, Entry
 
 ENDINGS = {
     ".csv": Format.CSV,
@@ -67,9 +67,6 @@ def read(spark: SparkSession, label: str, files: Files, wanted: Sequence[str]) -
     return functools.reduce(DataFrame.unionByName, parts)
 
 
-ROW_ORDER = ("file", "block", "row")
-
-
 def cell(name: str) -> Column:
     """A column of the source, trimmed; null where it is empty."""
     text = F.trim(F.col("cells")[name])
@@ -93,7 +90,7 @@ def _entry(label: str, files: Files, path: Path, wanted: tuple[str, ...], split:
             known = ", ".join(sorted(ENDINGS))
             raise SourceError(
                 f"[{label}] {sample.name}: the ending '{sample.suffix}' says no format (known: {known});"
-                " write format = \"csv\" or another beside its path"
+                ' write format = "csv" or another beside its path'
             )
         kind = ENDINGS[sample.suffix]
     if sample.is_file() and sample.stat().st_size == 0:

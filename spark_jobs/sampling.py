@@ -47,9 +47,7 @@ def _stratum_sizes(candidates: DataFrame, num_rows: int, power: float, min_per_s
     for row in counts:
         totals[strata[row["stratum"]]] = totals.get(strata[row["stratum"]], 0) + row["count"]
     scale = num_rows / sum(total**power for total in totals.values()) if totals else 0.0
-    wanted = {
-        name: min(total, max(min_per_stratum, round(scale * total**power))) for name, total in totals.items()
-    }
+    wanted = {name: min(total, max(min_per_stratum, round(scale * total**power))) for name, total in totals.items()}
     rows = [(category, name, wanted[name]) for category, name in strata.items()]
     spark = candidates.sparkSession
     return F.broadcast(spark.createDataFrame(rows, "category string, stratum string, num_sampled bigint"))

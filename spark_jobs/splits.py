@@ -45,11 +45,13 @@ def time_cuts(times: DataFrame, shares: Sequence[float]) -> list[int]:
 
 
 def _cut(times: DataFrame, counts: Sequence[tuple[int, int]], rank: int) -> int:
-    for number, count in counts:
-        if rank < count:
-            break
-        rank -= count
-    inside = times.filter(F.col("bucket") == number).groupBy(micros("event_at").alias("at")).count().orderBy("at")
+    place = 0
+    while rank >= counts[place][1]:
+        rank -= counts[place][1]
+        place += 1
+    inside = (
+        times.filter(F.col("bucket") == counts[place][0]).groupBy(micros("event_at").alias("at")).count().orderBy("at")
+    )
     for row in inside.collect():
         if rank < row["count"]:
             return int(row["at"])
@@ -99,5 +101,5 @@ def _check_none_is_empty(result: DataFrame, source: Source) -> None:
     told = ", ".join(f"{counts[name]:,} {name}" for name in sorted(counts))
     raise SourceError(
         f'{source.name}: [labels] split by = "{source.labels.split_by}" leaves no row for {" and ".join(empty)} (found'
-        f" {told}); give each a share in fractions, or another split, or lower min_history = {source.labels.min_history}"
+        f" {told}); give each a share in fractions, split otherwise, or lower min_history = {source.labels.min_history}"
     )

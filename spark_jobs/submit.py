@@ -1,0 +1,48 @@
+"""What `spark-submit spark_jobs/<stage>.py --source … --work …` runs: one table stage of the same plan as msd's."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from pipeline.errors import MsdError, StageError
+from pipeline.progress import note
+from pipeline.runner import Plan, make_plan, run_stage
+from pipeline.settings import resolve
+from pipeline.source import load_source
+from pipeline.stages import BY_NAME
+from pipeline.storage import Workspace
+
+
+def submit(name: str) -> None:
+    """Makes one dataset whose inputs are committed; ends the process with msd's exit codes."""
+    arguments = _parser(name).parse_args()
+    try:
+        settings = resolve(arguments.preset, arguments.set)
+        plan = make_plan(Workspace(arguments.work), load_source(arguments.source), settings)
+        _check_inputs(plan, name, arguments)
+        if plan.dataset(name).manifest is None:
+            run_stage(plan, BY_NAME[name])
+        note(f"{name}: {plan.dataset(name).folder}")
+    except MsdError as error:
+        note(f"{name}: {error}")
+        sys.exit(error.exit_code)
+
+
+def _parser(name: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=f"spark-submit spark_jobs/{name}.py", description=BY_NAME[name].summary)
+    parser.add_argument("--source", default="movielens-100k", help="a source TOML, a built-in name or NAME:FOLDER")
+    parser.add_argument("--preset", default="small", help="a built-in preset or a TOML file")
+    parser.add_argument("--set", action="append", default=[], metavar="stage.key=value", help="wins over the preset")
+    parser.add_argument("--work", type=Path, default=Path("work"), help="the folder datasets are kept in")
+    return parser
+
+
+def _check_inputs(plan: Plan, name: str, arguments: argparse.Namespace) -> None:
+    missing = [needed for needed in BY_NAME[name].inputs if plan.dataset(needed).manifest is None]
+    if missing:
+        rest = f"--source {arguments.source} --preset {arguments.preset} --work {arguments.work}"
+        rest += "".join(f" --set {override}" for override in arguments.set)
+        raise StageError(
+            f"needs {', '.join(missing)}, which this source and these settings have not made yet; run: msd run"
+            f" {' '.join(missing)} {rest}, or spark-submit spark_jobs/{missing[0]}.py {rest}"
+        )
