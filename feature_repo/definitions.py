@@ -4,6 +4,7 @@ A vector view carries the first eight digits of its space in its name, so that t
 share a view. The service `ctr` names the views of the active space without it: `item_vectors`, `user_vectors`.
 """
 
+import glob
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -57,7 +58,7 @@ class ViewPlan:
     @property
     def source_path(self) -> str:
         """What the offline store reads."""
-        return f"{self.files}/*.parquet"
+        return f"{glob.escape(str(self.files))}/*.parquet"
 
     @property
     def file_schema(self) -> pa.Schema:

@@ -1,6 +1,7 @@
 """Ids → published vectors, through Feast's online store."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -8,16 +9,39 @@ import numpy as np
 import numpy.typing as npt
 
 from feature_repo.definitions import ITEM_KEY, USER_KEY, item_view_name, user_view_name
+from feature_repo.redis_server import running_redis
 from feature_repo.registry import active_space, check_spaces
-from feature_repo.store import open_store, quiet_feast
+from feature_repo.store import open_store, quiet_feast, write_settings
 from pipeline.errors import StageError
 
 if TYPE_CHECKING:
     from feast import FeatureStore
 
 
+@contextmanager
+def vector_lookup(work: Path, space_id: str | None = None) -> "Iterator[VectorLookup]":
+    """A lookup on a work directory's publication, its Redis running for as long as the block does.
+
+    Args:
+        work: the work directory.
+        space_id: the space wanted; None takes the active one.
+
+    Raises:
+        StageError: nothing is published, or the space is not.
+        SpaceMismatch: as of VectorLookup.
+        ServiceError: Redis cannot be reached.
+    """
+    home = work / "feast"
+    if not home.is_dir():
+        raise StageError(f"nothing is published in {work}; run: msd run item_features user_features")
+    with running_redis(work) as redis:
+        # The server may have moved to another port since the publication.
+        write_settings(home, redis)
+        yield VectorLookup(home, space_id)
+
+
 class VectorLookup:
-    """Reads the vectors of one space; Redis must be running (see `redis_server.running_redis`)."""
+    """Reads the vectors of one space; Redis must be running, which `vector_lookup` sees to."""
 
     def __init__(self, home: Path, space_id: str | None = None) -> None:
         """Opens the repository WORK/feast.

@@ -126,7 +126,10 @@ def write_stats_files(item_stats: Dataset, plan: ViewPlan) -> int:
 def read_keys(plan: ViewPlan) -> pa.Table:
     """All columns of a view's offline files but the vectors, in row order."""
     wanted = pa.schema([field for field in plan.file_schema if field.name != "vector"])
-    tables = [pq.read_table(path, columns=wanted.names, partitioning=None) for path in sorted(plan.files.glob("*"))]
+    tables = [
+        pq.read_table(path, columns=wanted.names, partitioning=None)
+        for path in sorted(plan.files.glob("part-*.parquet"))
+    ]
     return pa.concat_tables(conform(table, wanted) for table in tables) if tables else wanted.empty_table()
 
 

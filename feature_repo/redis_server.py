@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, TextIO
 from urllib.parse import unquote, urlsplit
 
 from feature_repo.redis_keeper import LOG_FILE, STATE_FILE, USERS_LOCK
+from feature_repo.store import write_settings
 from pipeline.errors import ServiceError, UsageError
 from pipeline.progress import note
 
@@ -97,6 +98,8 @@ def running_redis(work: Path) -> Iterator[Redis]:
 def serve_redis(work: Path) -> None:
     """Keeps the server running in the foreground until interrupted; prints its address on stdout."""
     with running_redis(work) as redis:
+        if (work / "feast").is_dir():
+            write_settings(work / "feast", redis)
         try:
             sys.stdout.write(f"{redis.shown}\n")
             sys.stdout.flush()

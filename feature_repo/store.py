@@ -14,12 +14,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from feature_repo.redis_server import Redis
 from pipeline.errors import ConfigError, StageError, require
 from pipeline.storage import write_atomically
 
 if TYPE_CHECKING:
     from feast import FeatureStore
+
+    from feature_repo.redis_server import Redis
 
 PROJECT_VARIABLE = "MSD_PROJECT"
 DEFAULT_PROJECT = "msd"
@@ -30,7 +31,7 @@ project: {project}
 provider: local
 registry:
   registry_type: sql
-  path: sqlite:///{registry}
+  path: "sqlite:///{registry}"
   cache_ttl_seconds: 60
 offline_store:
   type: duckdb
@@ -61,7 +62,7 @@ def project_name() -> str:
     return name
 
 
-def write_settings(home: Path, redis: Redis | None) -> None:
+def write_settings(home: Path, redis: "Redis | None") -> None:
     """Writes WORK/feast/feature_store.yaml.
 
     Args:

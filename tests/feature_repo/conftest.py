@@ -1,6 +1,7 @@
 """Small committed datasets in a workspace, as the stages above feature_repo leave them."""
 
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -156,11 +157,13 @@ def build() -> ModuleType:
     return sys.modules[__name__]
 
 
-@pytest.fixture(autouse=True)
-def own_redis(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True, scope="session")
+def own_redis() -> Iterator[None]:
     """Tests run on a work directory's own server unless they say otherwise."""
-    monkeypatch.delenv("REDIS_URL", raising=False)
-    monkeypatch.delenv("MSD_PROJECT", raising=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("REDIS_URL", raising=False)
+        patch.delenv("MSD_PROJECT", raising=False)
+        yield
 
 
 @pytest.fixture
@@ -168,8 +171,8 @@ def world(tmp_path: Path) -> World:
     return make_world(tmp_path / "work")
 
 
-@pytest.fixture(scope="module")
-def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[World, Dataset, Dataset]:
+@pytest.fixture(scope="session")
+def published(own_redis: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[World, Dataset, Dataset]:
     """A world published once; tests that use it only read."""
     made = make_world(tmp_path_factory.mktemp("published") / "work")
     return made, made.publish_items(), made.publish_users()

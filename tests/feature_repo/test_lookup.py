@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from feature_repo.definitions import feature_service, feature_view, item_plans, user_plans
-from feature_repo.lookup import VectorLookup
-from feature_repo.redis_server import running_redis
+from feature_repo.lookup import VectorLookup, vector_lookup
 from feature_repo.store import open_store, project_name, quiet_feast
 from pipeline.errors import ConfigError, SpaceMismatch, StageError
 
@@ -19,8 +18,7 @@ pytestmark = [pytest.mark.redis, pytest.mark.feast]
 def test_published_vectors_come_back_and_missing_ids_are_marked(published: Any, build: ModuleType):
     world, _, _ = published
     ids = ["i007", "nobody", "i000", "i007"]
-    with running_redis(world.workspace.root):
-        lookup = VectorLookup(world.home)
+    with vector_lookup(world.workspace.root) as lookup:
         vectors_ND, found_N = lookup.lookup("item", ids)
         none_ND, none_N = lookup.lookup("user", ["nobody"])
         empty_ND, empty_N = lookup.lookup("user", [])
@@ -46,8 +44,9 @@ def test_a_space_that_shares_its_first_digits_is_not_taken_for_it(published: Any
 
 
 def test_nothing_published_is_said_with_the_next_command(tmp_path: Path):
-    with pytest.raises(StageError, match="msd run item_features"):
-        VectorLookup(tmp_path / "feast")
+    with pytest.raises(StageError, match="msd run item_features"), vector_lookup(tmp_path):
+        pass
+    assert not list(tmp_path.iterdir())
 
 
 def test_item_and_user_vectors_of_two_spaces_are_refused(world: Any, build: ModuleType):

@@ -220,3 +220,14 @@ def test_killed_amid_the_online_write_and_run_again_ends_the_same(build: ModuleT
     again = digests(killed.publish_items())
     assert again == digests(undisturbed.publish_items())
     assert redis_content(work) == redis_content(undisturbed.workspace.root)
+
+
+def test_a_work_directory_may_have_any_name(build: ModuleType, tmp_path: Path):
+    world = build.make_world(tmp_path / "my work [2024] #1")
+    world.publish_items()
+    with fresh_client(world.home) as store:
+        joined = store.get_historical_features(
+            entity_df=pd.DataFrame({"item_id": ["i003"], "event_timestamp": [build.at(3)]}),
+            features=["item_vectors_5eed0001:vector_row"],
+        ).to_df()
+    assert joined["vector_row"].tolist() == [3]
