@@ -1,6 +1,6 @@
 """The report: report.json and one self-contained report.html from the scores of all arms and every stage's manifest.
 
-Everything measured comes from `comparison`, every claim from `verdict`; this module gathers, and `report.html.jinja`
+Everything measured comes from `comparison`, every claim from `verdict`; this module gathers, and `report_template/`
 lays out. A number that a stage did not give is left out, never guessed.
 """
 
@@ -65,7 +65,7 @@ def render(report: Mapping[str, Any], examples: list[dict[str, Any]]) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader(Path(__file__).with_name("report_template")),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -20,6 +20,8 @@ from msd_models.metrics import Codes, Floats, Labels
 from pipeline.errors import StageError
 from pipeline.storage import Dataset
 
+COMPARED = ("event_id", "is_click")
+IDENTITY = ("event_id", "user_id", "item_id", "is_click")
 NEXT_STEP = "delete the folder of that ctr_model and run: msd run ctr_model"
 
 
@@ -53,14 +55,7 @@ def read_scores(ctr_model: Dataset) -> ScoredRows:
     """
     details = ctr_model.details
     arms, seeds = tuple(details["arms"]), tuple(details["seeds"])
-    tables = {(arm, seed): _read_predictions(ctr_model.folder, f"{arm}-{seed}") for arm in arms for seed in seeds}
-    first = tables[arms[0], seeds[0]]
-    for (arm, seed), table in tables.items():
-        if not all(table.column(name).equals(first.column(name)) for name in ("event_id", "is_click")):
-            raise StageError(
-                f"report: {arm}-{seed} scored other test events or labels than {arms[0]}-{seeds[0]}, so that they"
-                f" cannot be compared; {NEXT_STEP}"
-            )
+    first = _read_predictions(ctr_model.folder, f"{arms[0]}-{seeds[0]}", IDENTITY)
     labels = first.column("is_click").to_numpy()
     _check_classes(labels)
     users = pc.dictionary_encode(first.column("user_id")).combine_chunks().indices.to_numpy()
@@ -70,26 +65,37 @@ def read_scores(ctr_model: Dataset) -> ScoredRows:
         users=users.astype(np.int64),
         item_ids=first.column("item_id").combine_chunks(),
         seeds=seeds,
-        scores={arm: np.stack([tables[arm, seed].column("score").to_numpy() for seed in seeds]) for arm in arms},
+        scores={
+            arm: np.stack([_scores_of(ctr_model.folder, f"{arm}-{seed}", first) for seed in seeds]) for arm in arms
+        },
         runs={arm: [_read_run(ctr_model.folder, f"{arm}-{seed}") for seed in seeds] for arm in arms},
     )
 
 
-def _read_predictions(folder: Path, run: str) -> pa.Table:
-    path = folder / "predictions" / f"{run}.parquet"
-    if not path.is_file():
-        raise StageError(f"report: ctr_model lacks predictions/{run}.parquet; {NEXT_STEP}")
-    columns = ["event_id", "user_id", "item_id", "is_click", "score"]
-    table = pq.read_table(path, columns=columns, filters=[("split", "==", "test")], partitioning=None)
-    table = table.sort_by("event_id").combine_chunks()
-    scores = table.column("score").to_numpy()
+def _scores_of(folder: Path, run: str, first: pa.Table) -> Floats:
+    """One run's scores, checked to be of the rows that the first run scored."""
+    table = _read_predictions(folder, run, COMPARED)
+    if not all(table.column(name).equals(first.column(name)) for name in COMPARED):
+        raise StageError(
+            f"report: {run} scored other test events or labels than the first run, so that they cannot be compared;"
+            f" {NEXT_STEP}"
+        )
+    scores: Floats = table.column("score").to_numpy()
     num_bad = int((~((scores >= 0) & (scores <= 1))).sum())
     if num_bad:
         raise StageError(
             f"report: {num_bad:,} of {len(scores):,} test scores of {run} are no probability between 0 and 1: its"
             f" training diverged; lower it: msd run report --set ctr_model.learning_rate=…"
         )
-    return table
+    return scores
+
+
+def _read_predictions(folder: Path, run: str, columns: tuple[str, ...]) -> pa.Table:
+    path = folder / "predictions" / f"{run}.parquet"
+    if not path.is_file():
+        raise StageError(f"report: ctr_model lacks predictions/{run}.parquet; {NEXT_STEP}")
+    table = pq.read_table(path, columns=[*columns, "score"], filters=[("split", "==", "test")], partitioning=None)
+    return table.sort_by("event_id").combine_chunks()
 
 
 def _read_run(folder: Path, run: str) -> dict[str, Any]:

@@ -71,9 +71,15 @@ def _judge_arm(arm: str, deltas: Mapping[str, Sequence[float]]) -> Claim:
         return Claim(arm=arm, finding=Finding.GAIN, sentence=start + _beside_opponent(deltas))
     if below:
         start = f"On this data {arm} is worse than {_listed(below)}: AUC {shown}."
-        return Claim(arm=arm, finding=Finding.WORSE, sentence=start + " The teacher's knowledge is worth nothing here.")
+        return Claim(arm=arm, finding=Finding.WORSE, sentence=start + _what_serves_better(below))
     start = f"On this data {arm} is not distinguishable from its placebos: AUC {shown}."
     return Claim(arm=arm, finding=Finding.NO_DIFFERENCE, sentence=start + _half_a_gain(above))
+
+
+def _what_serves_better(below: Sequence[str]) -> str:
+    if "raw_text" in below:
+        return " A plain embedding of the same text serves better."
+    return " Its own vectors serve better on the wrong items, so they carry nothing."
 
 
 def _half_a_gain(above: Sequence[str]) -> str:

@@ -17,7 +17,7 @@ from pipeline.progress import note
 from pipeline.runner import Plan
 from pipeline.source import built_in_sources, load_source
 from pipeline.stages import BY_NAME, STAGES
-from pipeline.storage import Workspace
+from pipeline.storage import Workspace, write_atomically
 
 DEFAULTS = {"source": "movielens-100k", "preset": "small", "overrides": []}
 
@@ -193,6 +193,9 @@ def _absolute(reference: str) -> str:
 def _finish(plan: Plan, made: list[str], started: float) -> None:
     folder = plan.dataset("report").folder
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    for name in ("report.json", "report.html"):
+        # Going back to a report that is committed already must bring its pages forward too.
+        write_atomically(folder.parent / name, (folder / name).read_bytes())
     results.print_results(report)
     _say_made(made, started)
     note(f"report: {folder.parent / 'report.html'}")

@@ -106,7 +106,7 @@ def test_two_processes_at_once_both_get_a_whole_folder(cache):
 
 @pytest.mark.parametrize("reference", ["nothing", "nothing/file.txt", "", "/etc"])
 def test_an_unknown_asset_names_the_known_ones(cache, reference):
-    with pytest.raises(UsageError, match="known are .*movielens-100k"):
+    with pytest.raises(UsageError, match=r"known are .*movielens-100k"):
         assets.locate(reference)
 
 
