@@ -15,6 +15,15 @@ from pipeline.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """One worked example as a finished exchange, then the question; a chat template or plain lines set the turns."""
+
+    example_question: str
+    example_answer: str
+    question: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Completion:
     """What a generator wrote for one prompt."""
 
@@ -31,7 +40,7 @@ class Generator(Protocol):
     def fit(self, text: str, max_tokens: int, *, keep_end: bool) -> str:
         """Untrusted text made safe and short enough to stand in a prompt."""
 
-    def generate(self, prompts: Sequence[str]) -> list[Completion]:
+    def generate(self, prompts: Sequence[Prompt]) -> list[Completion]:
         """One completion per prompt, in order."""
 
     def close(self) -> None:
@@ -55,7 +64,7 @@ def make_generator(config: TeacherOutputs) -> Generator:
 
 
 class ScriptedGenerator:
-    """Answers from a JSONL file: the entry whose text occurs in the prompt, the longest where several do."""
+    """Answers from a JSONL file: the entry whose text occurs in the question, the longest where several do."""
 
     def __init__(self, path: Path) -> None:
         """Reads entries of {text, rationale, explicit, implicit}."""
@@ -70,17 +79,17 @@ class ScriptedGenerator:
         """The whole text: an entry must be found in it."""
         return text
 
-    def generate(self, prompts: Sequence[str]) -> list[Completion]:
-        """The entry's answer as JSON; an empty completion for a prompt no entry occurs in."""
-        return [self._answer(prompt) for prompt in prompts]
+    def generate(self, prompts: Sequence[Prompt]) -> list[Completion]:
+        """The entry's answer as JSON; an empty completion for a question no entry occurs in."""
+        return [self._answer(prompt.question) for prompt in prompts]
 
     def close(self) -> None:
         """Nothing is held."""
 
-    def _answer(self, prompt: str) -> Completion:
-        found = next((text for text in self.longest_first if text in prompt), None)
+    def _answer(self, question: str) -> Completion:
+        found = next((text for text in self.longest_first if text in question), None)
         answer = self.entries[found] if found is not None else ""
-        words = (len(prompt.split()), len(answer.split()))
+        words = (len(question.split()), len(answer.split()))
         return Completion(text=answer, prompt_tokens=words[0], output_tokens=words[1], is_complete=True)
 
 

@@ -18,7 +18,7 @@ from msd_models.language_model import load_causal, quiet_transformers, resolve_d
 from msd_models.phrases import PhraseScores, phrase_f1
 from msd_models.sentence_encoder import SentenceEncoder
 from msd_models.student_layers import initial_student
-from msd_models.student_prompt import PromptIds, parse_completion, prompt_ids
+from msd_models.student_prompt import TEMPLATE, PromptIds, parse_completion, prompt_ids
 from msd_models.token_batches import token_batches
 from pipeline.config import Student
 from pipeline.errors import StageError
@@ -113,7 +113,13 @@ def _generate(model: Any, tokenizer: Any, ids: list[list[int]]) -> list[str]:
 
 
 def _training_texts(rows: Sequence[Row]) -> list[str]:
-    return [part for row in rows for part in (row["text"], *row["explicit_phrases"], *row["implicit_phrases"])]
+    """Rows as the student sees them, the words around the text included."""
+    return [
+        TEMPLATE.format(
+            text=row["text"], implicit="; ".join(row["implicit_phrases"]), explicit="; ".join(row["explicit_phrases"])
+        )
+        for row in rows
+    ]
 
 
 def _save(model: Any, tokenizer: Any, folder: Path, dtype: torch.dtype) -> Any:

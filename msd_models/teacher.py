@@ -4,7 +4,7 @@ Row-wise: one batch of prompts in, one batch of outputs out. A row the teacher f
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from msd_models.generators import Completion, Generator, make_generator
 from msd_models.phrases import clean_phrases
-from msd_models.teacher_prompt import Reference, choose_reference, references, render
+from msd_models.teacher_prompt import Reference, choose_reference, make_prompt, references
 from pipeline.config import TeacherOutputs
 from pipeline.schemas import TEACHER_OUTPUTS
 
@@ -49,24 +49,35 @@ def teach(batches: Iterator[pa.RecordBatch], config: TeacherOutputs) -> Iterator
             generator.close()
 
 
-def parse_answer(completion: Completion) -> Answer:
-    """What a completion says, or why it cannot be used: empty, truncated, unparsable or no phrases."""
+def parse_answer(completion: Completion, text: str, copied: Collection[str] = ()) -> Answer:
+    """What a completion says, or why it cannot be used: empty, truncated, unparsable or no phrases.
+
+    Args:
+        completion: of the generator.
+        text: what the teacher was asked about; a phrase that stands in it is explicit, whichever list it came in, and
+            one that shares no word with it is implicit.
+        copied: phrases of the worked example; those that do not stand in the text are left out as parroted.
+    """
     if not completion.text.strip():
         return Answer(reason="empty completion")
     found = _json_object(completion.text)
     if found is None:
         return Answer(reason="unparsable" if completion.is_complete else "truncated")
-    explicit = clean_phrases(_listed(found.get("explicit")))
-    known = {phrase.casefold() for phrase in explicit}
-    implicit = [p for p in clean_phrases(_listed(found.get("implicit"))) if p.casefold() not in known]
+    body = text.casefold()
+    parroted = {phrase.casefold() for phrase in copied if phrase.casefold() not in body}
+    explicit, implicit = [], []
+    claimed = {phrase.casefold() for phrase in clean_phrases(_listed(found.get("explicit")))}
+    for phrase in clean_phrases([*_listed(found.get("explicit")), *_listed(found.get("implicit"))]):
+        folded = phrase.casefold()
+        if folded not in parroted:
+            shares_word = any(word in body for word in folded.split())
+            is_explicit = folded in body or (folded in claimed and shares_word)
+            (explicit if is_explicit else implicit).append(phrase)
     if not explicit and not implicit:
         return Answer(reason="no phrases")
     rationale = found.get("rationale")
-    return Answer(
-        rationale=rationale.strip() if isinstance(rationale, str) else "",
-        explicit=tuple(explicit),
-        implicit=tuple(implicit),
-    )
+    said = rationale.strip() if isinstance(rationale, str) else ""
+    return Answer(rationale=said, explicit=tuple(explicit), implicit=tuple(implicit))
 
 
 def _teach_batch(rows: Sequence[Mapping[str, Any]], generator: Generator, config: TeacherOutputs) -> pa.RecordBatch:
@@ -74,14 +85,14 @@ def _teach_batch(rows: Sequence[Mapping[str, Any]], generator: Generator, config
     prompts = []
     for row, example in zip(rows, examples, strict=True):
         text = generator.fit(row["text"], config.max_text_tokens, keep_end=row["level"] == "user")
-        prompts.append(render(row["level"], text, example))
+        prompts.append(make_prompt(row["level"], text, example))
     completions = generator.generate(prompts)
     made = [_output(*parts) for parts in zip(rows, examples, completions, strict=True)]
     return pa.RecordBatch.from_pylist(made, schema=TEACHER_OUTPUTS)
 
 
 def _output(row: Mapping[str, Any], example: Reference, completion: Completion) -> dict[str, Any]:
-    answer = parse_answer(completion)
+    answer = parse_answer(completion, row["text"], (*example.explicit, *example.implicit))
     return {
         **{name: row[name] for name in ("prompt_id", "level", "entity_id", "stratum", "text")},
         "status": "ok" if answer.reason is None else "rejected",

@@ -1,6 +1,7 @@
-"""The prompt a teacher reads: the task, one worked example chosen for the row, and the row's text between marks.
+"""The prompt a teacher reads: one worked example chosen for the row as a finished exchange, then the row's own text.
 
-The text comes last, so that rows with the same example share everything before it and a prefix cache serves them all.
+Both questions are made by one template. A small model copies an example that stands in its own question far more often
+than one that has been answered already. Rows with the same example share all of it, and a prefix cache serves them.
 """
 
 import json
@@ -13,6 +14,8 @@ from importlib import resources
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from msd_models.generators import Prompt
 
 MARKS = ("<<<", ">>>")
 _WORD = re.compile(r"\w[\w'-]*")
@@ -36,14 +39,19 @@ class Reference:
     def answer(self) -> str:
         """The wanted completion, as JSON on one line."""
         answer = {"rationale": self.rationale, "explicit": self.explicit, "implicit": self.implicit}
-        return json.dumps(answer, ensure_ascii=False)
+        return json.dumps(answer, ensure_ascii=False, separators=(",", ":"))
 
 
-def render(level: str, text: str, reference: Reference) -> str:
-    """The whole prompt; text must have been made safe by the generator."""
+def make_prompt(level: str, text: str, reference: Reference) -> Prompt:
+    """The prompt for a text that the generator has made safe; the marks around it cannot be closed from inside."""
     for mark in MARKS:
         text = text.replace(mark, " ".join(mark))
-    return _templates().get_template(f"{level}.jinja").render(text=text, reference=reference).strip()
+    template = _templates().get_template(f"{level}.jinja")
+    return Prompt(
+        example_question=template.render(text=reference.text),
+        example_answer=reference.answer,
+        question=template.render(text=text),
+    )
 
 
 def choose_reference(row: Mapping[str, Any], references: Sequence[Reference]) -> Reference:

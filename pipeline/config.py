@@ -107,6 +107,8 @@ class TeacherOutputs:
     """Upper bound of a completion."""
     temperature: float = 0.0
     """0 is greedy."""
+    frequency_penalty: float = 0.4
+    """Lowers the odds of tokens already written; a small model repeats itself without it."""
     seed: int = 0
     """Of sampling, where temperature is above 0."""
     max_rejected_share: float = 0.5
