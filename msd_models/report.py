@@ -26,7 +26,18 @@ MIN_ROUNDS = 40
 """With fewer resamples the 2.5th percentile is no resample at all."""
 SHOWN_TEXT = 400
 """Characters of an item's text in the report."""
-DISTILLATION_FACTS = ("f1_micro", "f1_macro", "f1_untrained_micro", "tau", "gold_rows", "train_rows", "train_tokens")
+DISTILLATION_FACTS = (
+    "f1_micro",
+    "f1_macro",
+    "f1_untrained_micro",
+    "tau",
+    "gold_rows",
+    "train_rows",
+    "train_tokens",
+    "train_loss_first",
+    "train_loss_last",
+    "tokens_per_second",
+)
 EMBEDDING_STAGES = ("item_vectors", "user_vectors", "item_text_vectors", "user_text_vectors")
 
 

@@ -71,9 +71,11 @@ def _judge_arm(arm: str, deltas: Mapping[str, Sequence[float]]) -> Claim:
         return Claim(arm=arm, finding=Finding.GAIN, sentence=start + _beside_opponent(deltas))
     if below:
         start = f"On this data {arm} is worse than {_listed(below)}: AUC {shown}."
-        return Claim(arm=arm, finding=Finding.WORSE, sentence=start + _what_serves_better(below))
+        return Claim(
+            arm=arm, finding=Finding.WORSE, sentence=start + _what_serves_better(below) + _below_opponent(deltas)
+        )
     start = f"On this data {arm} is not distinguishable from its placebos: AUC {shown}."
-    return Claim(arm=arm, finding=Finding.NO_DIFFERENCE, sentence=start + _half_a_gain(above))
+    return Claim(arm=arm, finding=Finding.NO_DIFFERENCE, sentence=start + _half_a_gain(above) + _below_opponent(deltas))
 
 
 def _what_serves_better(below: Sequence[str]) -> str:
@@ -102,6 +104,13 @@ def _beside_opponent(deltas: Mapping[str, Sequence[float]]) -> str:
     if delta[2] < 0:
         return f" Yet it is worse than {OPPONENT}, which reads no vectors: {_delta(delta)}."
     return f" Against {OPPONENT}, which reads no vectors, it is not distinguishable: {_delta(delta)}."
+
+
+def _below_opponent(deltas: Mapping[str, Sequence[float]]) -> str:
+    delta = deltas.get(OPPONENT)
+    if _is_known(delta) and deltas[OPPONENT][2] < 0:
+        return f" It is worse than {OPPONENT}, which reads no vectors: {_delta(deltas[OPPONENT])}."
+    return ""
 
 
 def _is_known(delta: Sequence[float] | None) -> bool:

@@ -21,6 +21,7 @@ def test_a_gain_needs_both_intervals_above_zero(raw, shuffled, din):
     assert (claim.finding is Finding.WORSE) == (BELOW in (raw, shuffled))
     assert ("beats both" in claim.sentence) == (claim.finding is Finding.GAIN)
     assert ("not distinguishable from its placebos" in claim.sentence) == (claim.finding is Finding.NO_DIFFERENCE)
+    assert ("worse than din" in claim.sentence) == (din is BELOW)
 
 
 @pytest.mark.parametrize(
