@@ -51,7 +51,9 @@ def test_more_rows_than_a_part_keep_their_order(build: ModuleType, tmp_path: Pat
     folder, _ = write_items(build, rows, tmp_path)
     assert len(list((folder / "offline").glob("*.parquet"))) == 3
     assert (np.load(folder / "vectors.npy", mmap_mode="r")[:, 0] == np.arange(1, 40_001)).all()
-    assert pq.read_table(folder / "rows.parquet").column("item_id").to_pylist() == [row["item_id"] for row in rows]
+    written = pq.read_table(folder / "rows.parquet")
+    assert written.column("item_id").to_pylist() == [row["item_id"] for row in rows]
+    assert written.column("vector_row").to_pylist() == list(range(40_000))
 
 
 def test_users_rows_carry_their_snapshot(build: ModuleType, tmp_path: Path):
@@ -114,6 +116,17 @@ def test_a_spoilt_table_leaves_no_vectors_file(build: ModuleType, tmp_path: Path
     with pytest.raises(StageError):
         write_items(build, spoilt(build, 19, vector=[0.0] * 6), tmp_path)
     assert not list(tmp_path.glob("item_features/*/vectors.npy"))
+
+
+def test_history_rows_count_on_over_parts(build: ModuleType, tmp_path: Path):
+    row = build.history_rows(1, 1)[0]
+    rows = [row | {"user_id": f"u{number}"} for number in range(20_000)]
+    histories = build.committed(Workspace(tmp_path), "histories", schemas.HISTORIES, rows)
+    plan = user_plans(tmp_path / "user_features" / "x", build.SPACE)[1]
+    offline.write_history_files(histories, plan)
+    keys = offline.read_keys(plan)
+    assert keys.column("history_row").to_pylist() == list(range(20_000))
+    assert keys.column("user_id").to_pylist() == [row["user_id"] for row in rows]
 
 
 def test_history_rows_count_the_table(build: ModuleType, tmp_path: Path):
