@@ -34,12 +34,19 @@ class Scale:
 
     def ticks(self, about: int = 5) -> list[float]:
         """Round values inside the axis, about as many as asked for."""
-        rough = (self.high - self.low) / about
-        magnitude = 10.0 ** math.floor(math.log10(rough))
-        step = next(m * magnitude for m in (1, 2, 5, 10) if m * magnitude >= rough)
+        step = self._step(about)
         first = math.ceil(self.low / step - 1e-9)
         last = math.floor(self.high / step + 1e-9)
         return [number * step for number in range(first, last + 1)]
+
+    def digits(self, about: int = 5) -> int:
+        """Decimals that tell the ticks apart."""
+        return max(0, -math.floor(math.log10(self._step(about)) + 1e-9))
+
+    def _step(self, about: int) -> float:
+        rough = (self.high - self.low) / about
+        magnitude = 10.0 ** math.floor(math.log10(rough))
+        return next(m * magnitude for m in (1, 2, 5, 10) if m * magnitude >= rough)
 
 
 def forest(arms: Sequence[Mapping[str, Any]], base: str = FOREST_BASE) -> dict[str, Any] | None:
@@ -73,6 +80,7 @@ def forest(arms: Sequence[Mapping[str, Any]], base: str = FOREST_BASE) -> dict[s
         "left": FOREST_LEFT,
         "right": FOREST_WIDTH - FOREST_RIGHT,
         "zero": scale(0.0),
+        "digits": max(3, scale.digits()),
         "ticks": [{"x": scale(value), "value": value} for value in scale.ticks()],
         "rows": rows,
     }
@@ -128,6 +136,7 @@ def exposure(buckets: Sequence[Mapping[str, Any]], kinds: Mapping[str, str]) -> 
         "left": EXPOSURE_LEFT,
         "right": right,
         "bottom": bottom,
+        "digits": max(2, upwards.digits()),
         "ticks": [{"y": upwards(value), "value": value} for value in upwards.ticks()],
         "buckets": [{"x": across(place), **bucket} for place, bucket in enumerate(usable)],
         "lines": lines,
