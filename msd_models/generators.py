@@ -4,10 +4,11 @@ Both are real: a script holds phrases written by hand, or by a world whose truth
 """
 
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from pipeline import assets
 from pipeline.config import TeacherOutputs
@@ -63,12 +64,19 @@ def make_generator(config: TeacherOutputs) -> Generator:
     raise ConfigError(f"teacher_outputs.generator is '{config.generator}'; choose vllm or scripted")
 
 
+MAX_SCRIPTED_PHRASES = 4
+"""Of each kind, where several entries answer together."""
+
+
 class ScriptedGenerator:
-    """Answers from a JSONL file: the entry whose text occurs in the question, the longest where several do."""
+    """Answers from a JSONL file: from every entry whose text occurs in the question, the longest texts first.
+
+    An item's question holds one entry. A user's history holds several: the phrases most of them share come first.
+    """
 
     def __init__(self, path: Path) -> None:
         """Reads entries of {text, rationale, explicit, implicit}."""
-        self.entries: dict[str, str] = {}
+        self.entries: dict[str, Mapping[str, Any]] = {}
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
             if line.strip():
                 text, answer = _entry(line, f"{path.name}:{number}")
@@ -80,24 +88,37 @@ class ScriptedGenerator:
         return text
 
     def generate(self, prompts: Sequence[Prompt]) -> list[Completion]:
-        """The entry's answer as JSON; an empty completion for a question no entry occurs in."""
+        """The entries' answer as JSON; an empty completion for a question no entry occurs in."""
         return [self._answer(prompt.question) for prompt in prompts]
 
     def close(self) -> None:
         """Nothing is held."""
 
     def _answer(self, question: str) -> Completion:
-        found = next((text for text in self.longest_first if text in question), None)
-        answer = self.entries[found] if found is not None else ""
+        found, rest = [], question
+        for text in self.longest_first:
+            if text in rest:
+                found.append(self.entries[text])
+                rest = rest.replace(text, "\n")
+        answer = json.dumps(_together(found), ensure_ascii=False) if found else ""
         words = (len(question.split()), len(answer.split()))
         return Completion(text=answer, prompt_tokens=words[0], output_tokens=words[1], is_complete=True)
 
 
-def _entry(line: str, where: str) -> tuple[str, str]:
+def _together(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    if len(entries) == 1:
+        return dict(entries[0])
+    answer: dict[str, Any] = {"rationale": "; ".join(entry["rationale"] for entry in entries[:MAX_SCRIPTED_PHRASES])}
+    for kind in ("explicit", "implicit"):
+        counted = Counter(phrase for entry in entries for phrase in entry[kind])
+        answer[kind] = [phrase for phrase, _ in counted.most_common(MAX_SCRIPTED_PHRASES)]
+    return answer
+
+
+def _entry(line: str, where: str) -> tuple[str, dict[str, Any]]:
     try:
         entry = json.loads(line)
-        answer = {key: entry[key] for key in ("rationale", "explicit", "implicit")}
-        return str(entry["text"]), json.dumps(answer, ensure_ascii=False)
+        return str(entry["text"]), {key: entry[key] for key in ("rationale", "explicit", "implicit")}
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise ConfigError(f"{where} is not an object with text, rationale, explicit and implicit") from error
 

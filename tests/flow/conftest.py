@@ -1,0 +1,22 @@
+"""The flow as a user runs it: the command in a process of its own, its work folder read afterwards."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def msd(*arguments: str, work: Path, timeout: float = 900) -> subprocess.CompletedProcess[str]:
+    """Runs the command and returns what it said."""
+    command = [sys.executable, "-m", "pipeline", *arguments, "--work", str(work)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+
+
+@pytest.fixture(scope="session")
+def tiny_world(tmp_path_factory) -> Path:
+    """A work folder in which the whole flow ran on the tiny world."""
+    work = tmp_path_factory.mktemp("tiny-world")
+    ended = msd("run", "report", "--source", "tiny-world", "--preset", "tiny-world", work=work)
+    assert ended.returncode == 0, ended.stderr
+    return work
