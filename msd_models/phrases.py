@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-MAX_PHRASE_CHARACTERS = 48
-"""A phrase this long was cut by the bound a generator is held to, and is left out."""
+MAX_PHRASE_CHARACTERS = 80
+"""What is longer is a sentence, not a phrase."""
 ROUNDING = 1e-5
 """Slack of the threshold: the cosine of a phrase with itself is 1 within float32 rounding."""
 Encode = Callable[[Sequence[str]], np.ndarray]
@@ -35,7 +35,7 @@ def clean_phrases(phrases: Iterable[object]) -> list[str]:
     for phrase in phrases:
         if isinstance(phrase, str):
             text = " ".join(phrase.split()).strip(" \t\"'`*•-–,;:.|[]{}")
-            if text and len(text) < MAX_PHRASE_CHARACTERS and any(c.isalnum() for c in text):
+            if text and len(text) <= MAX_PHRASE_CHARACTERS and any(c.isalnum() for c in text):
                 kept.setdefault(text.casefold(), text)
     return list(kept.values())
 

@@ -15,7 +15,6 @@ from typing import Any
 
 from msd_models.generators import Completion, Prompt
 from msd_models.language_model import load_tokenizer, model_folder, resolve_dtype
-from msd_models.phrases import MAX_PHRASE_CHARACTERS
 from pipeline.config import TeacherOutputs
 from pipeline.errors import MissingExtra, ServiceError
 
@@ -29,8 +28,9 @@ _PHRASES = {
     "type": "array",
     "minItems": 1,
     "maxItems": MAX_PHRASES,
-    "items": {"type": "string", "minLength": 3, "maxLength": MAX_PHRASE_CHARACTERS},
+    "items": {"type": "string", "pattern": r"^[^\s\"\\]{2,20}( [^\s\"\\]{1,16}){0,3}$"},
 }
+"""Up to four words: a bound in characters alone ends phrases in the middle of a word."""
 JSON_SCHEMA: dict[str, Any] = {
     "type": "object",
     "properties": {

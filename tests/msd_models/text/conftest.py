@@ -1,0 +1,127 @@
+"""Small datasets of texts, and a student that takes seconds to train."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import torch
+
+from pipeline import config, schemas
+from pipeline.storage import Dataset, Outcome, Workspace, commit, write_shard
+
+START = datetime(2024, 1, 1, tzinfo=UTC)
+THEMES = {"gliders": "calm flight", "drums": "loud party", "lanterns": "warm evening", "ropes": "steep climb"}
+NUM_ITEMS = 48
+TINY = config.Student(
+    base_model="tiny-random",
+    num_layers=2,
+    epochs=12,
+    batch_size=8,
+    learning_rate=3e-3,
+    max_holdout_rows=6,
+    dtype="float32",
+)
+
+torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def tiny_settings() -> config.Student:
+    return TINY
+
+
+@pytest.fixture(scope="session")
+def save(tmp_path_factory) -> Callable[..., Dataset]:
+    """`save(name, schema, rows)` commits rows as a dataset of its own workspace."""
+
+    def _save(name: str, schema: pa.Schema, rows: list[dict[str, Any]]) -> Dataset:
+        dataset = Workspace(tmp_path_factory.mktemp(name)).dataset(name, "0" * 16, schema)
+        dataset.folder.mkdir(parents=True)
+        write_shard(dataset.folder / "part-00000.parquet", pa.Table.from_pylist(rows, schema=schema))
+        commit(dataset, Outcome(rows_in=len(rows), rows_ok=len(rows)), {})
+        return dataset
+
+    return _save
+
+
+@pytest.fixture(scope="session")
+def item_rows() -> list[dict[str, Any]]:
+    words = list(THEMES)
+    return [
+        {
+            "item_id": f"i{number}",
+            "title": f"{words[number % 4]} {'and more ' * (number % 5)}{number}",
+            "text": f"{words[number % 4]} {'and more ' * (number % 5)}{number}",
+            "category": "other",
+            "attributes": [("colour", "blue")] if number % 3 else [],
+            "available_at": None,
+        }
+        for number in range(NUM_ITEMS)
+    ]
+
+
+@pytest.fixture(scope="session")
+def items(save, item_rows) -> Dataset:
+    return save("items", schemas.ITEMS, item_rows)
+
+
+@pytest.fixture(scope="session")
+def item_stats(save, item_rows) -> Dataset:
+    rows = [
+        {
+            "item_id": row["item_id"],
+            "exposures": 0,
+            "clicks": 0,
+            "ctr_shrunk": 0.5,
+            "category_ctr": 0.5,
+            "exposure_rank": number + 1,
+            "first_seen_at": START + timedelta(days=number),
+            "counted_until": START,
+        }
+        for number, row in enumerate(item_rows)
+    ]
+    return save("item_stats", schemas.ITEM_STATS, rows[::-1])
+
+
+@pytest.fixture(scope="session")
+def teacher_rows(item_rows) -> list[dict[str, Any]]:
+    rows = []
+    for number, item in enumerate(item_rows):
+        word = item["text"].split()[0]
+        rejected = number % 16 == 15
+        rows.append(
+            {
+                "prompt_id": f"item:{item['item_id']}",
+                "level": "item",
+                "entity_id": item["item_id"],
+                "stratum": "other",
+                "text": item["text"],
+                "status": "rejected" if rejected else "ok",
+                "reason": "unparsable" if rejected else None,
+                "rationale": "",
+                "explicit_phrases": [] if rejected else [word],
+                "implicit_phrases": [] if rejected else [THEMES[word]],
+                "raw_text": "",
+                "reference_id": "r",
+                "prompt_tokens": 1,
+                "output_tokens": 1,
+            }
+        )
+    return rows
+
+
+@pytest.fixture(scope="session")
+def teacher_outputs(save, teacher_rows) -> Dataset:
+    return save("teacher_outputs", schemas.TEACHER_OUTPUTS, teacher_rows)
+
+
+@pytest.fixture(scope="session")
+def student(tmp_path_factory, teacher_outputs) -> Dataset:
+    from msd_models.student import distill
+
+    dataset = Workspace(tmp_path_factory.mktemp("student")).dataset("student", "0" * 16, None)
+    dataset.folder.mkdir(parents=True)
+    commit(dataset, distill(TINY, dataset.folder, teacher_outputs), {})
+    return dataset
