@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from feature_repo.definitions import ViewPlan
 from feature_repo.offline import VECTORS_FILE, latest_rows, read_keys
-from feature_repo.redis_server import Redis, RedisKind, connect
+from feature_repo.redis_address import Redis, RedisKind, connect
 from pipeline.errors import ServiceError
 from pipeline.progress import progress
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from feature_repo import offline, online
 from feature_repo.definitions import ViewPlan, item_plans, user_plans
-from feature_repo.redis_server import Redis, running_redis
+from feature_repo.redis_address import Redis
+from feature_repo.redis_server import running_redis
 from feature_repo.registry import activate, apply_views
 from feature_repo.store import feast_home, open_store, quiet_feast, write_settings
 from pipeline.config import ItemFeatures, UserFeatures

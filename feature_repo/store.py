@@ -20,7 +20,7 @@ from pipeline.storage import write_atomically
 if TYPE_CHECKING:
     from feast import FeatureStore
 
-    from feature_repo.redis_server import Redis
+    from feature_repo.redis_address import Redis
 
 PROJECT_VARIABLE = "MSD_PROJECT"
 DEFAULT_PROJECT = "msd"

@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from feature_repo.redis_server import connect, running_redis
+from feature_repo.redis_address import connect
+from feature_repo.redis_server import running_redis
 from feature_repo.store import quiet_feast, require_feast
 from pipeline import schemas
 from pipeline.errors import ServiceError, SpaceMismatch

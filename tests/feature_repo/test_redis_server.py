@@ -14,14 +14,8 @@ import redis as redis_py
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feature_repo.redis_server import (
-    Redis,
-    RedisKind,
-    connect,
-    find_binary,
-    parse_url,
-    running_redis,
-)
+from feature_repo.redis_address import Redis, RedisKind, connect, parse_url
+from feature_repo.redis_server import find_binary, running_redis
 from pipeline.errors import ServiceError, UsageError
 
 pytestmark = pytest.mark.redis
@@ -29,7 +23,8 @@ pytestmark = pytest.mark.redis
 HOLD = """
 import sys, time
 from pathlib import Path
-from feature_repo.redis_server import connect, running_redis
+from feature_repo.redis_address import connect
+from feature_repo.redis_server import running_redis
 with running_redis(Path(sys.argv[1])) as redis, connect(redis) as client:
     client.set(sys.argv[2], "here")
     print(redis.port, client.info("server")["process_id"], flush=True)
