@@ -70,7 +70,7 @@ def resolve_dtype(name: str) -> torch.dtype:
         ConfigError: an unknown name.
     """
     if name == "auto":
-        native = torch.cuda.is_available() or (torch.backends.mkldnn.is_available() and _cpu_multiplies_bfloat16())
+        native = torch.cuda.is_available() or _cpu_multiplies_bfloat16()
         return torch.bfloat16 if native else torch.float32
     if name not in DTYPES:
         raise ConfigError(f"dtype '{name}' is unknown; choose auto, {', '.join(DTYPES)}")
@@ -86,7 +86,7 @@ def load_tokenizer(folder: Path) -> Any:
     """The folder's fast tokenizer, padding token set."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    tokenizer = _load(AutoTokenizer, folder)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -96,16 +96,14 @@ def load_causal(folder: Path, dtype: torch.dtype) -> Any:
     """The folder's causal language model in evaluation mode, on the CPU."""
     from transformers import AutoModelForCausalLM
 
-    with quiet_transformers():
-        return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True).eval()
+    return _load(AutoModelForCausalLM, folder, dtype=dtype).eval()
 
 
 def load_encoder(folder: Path, dtype: torch.dtype) -> Any:
     """The folder's model without any head: hidden states only, no logits over the vocabulary."""
     from transformers import AutoModel
 
-    with quiet_transformers():
-        return AutoModel.from_pretrained(folder, dtype=dtype, local_files_only=True).eval()
+    return _load(AutoModel, folder, dtype=dtype).eval()
 
 
 @contextmanager
@@ -121,6 +119,19 @@ def quiet_transformers() -> Iterator[None]:
     finally:
         logging.set_verbosity(verbosity)
         logging.enable_progress_bar()
+
+
+def _load(kind: Any, folder: Path, **options: Any) -> Any:
+    """What transformers reads from the folder; a folder it cannot read is named."""
+    try:
+        with quiet_transformers():
+            return kind.from_pretrained(folder, local_files_only=True, **options)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ConfigError(
+            f"{folder} is no model folder that can be loaded: {reason}; wanted weights and a tokenizer in"
+            " Hugging Face's layout"
+        ) from error
 
 
 def _cpu_multiplies_bfloat16() -> bool:

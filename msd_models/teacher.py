@@ -65,7 +65,8 @@ def parse_answer(completion: Completion, text: str, copied: Collection[str] = ()
         return Answer(reason="unparsable" if completion.is_complete else "truncated")
     body = text.casefold()
     parroted = {phrase.casefold() for phrase in copied if phrase.casefold() not in body}
-    explicit, implicit = [], []
+    explicit: list[str] = []
+    implicit: list[str] = []
     claimed = {phrase.casefold() for phrase in clean_phrases(_listed(found.get("explicit")))}
     for phrase in clean_phrases([*_listed(found.get("explicit")), *_listed(found.get("implicit"))]):
         folded = phrase.casefold()

@@ -81,9 +81,16 @@ def references() -> tuple[Reference, ...]:
 
 
 def _reference(entry: Mapping[str, Any]) -> Reference:
-    lists = {name: tuple(entry[name]) for name in ("strata", "explicit", "implicit")}
-    plain = {name: entry[name] for name in ("id", "level", "text", "rationale")}
-    return Reference(**plain, **lists, words=_words(entry["text"]))
+    return Reference(
+        id=entry["id"],
+        level=entry["level"],
+        strata=tuple(entry["strata"]),
+        text=entry["text"],
+        rationale=entry["rationale"],
+        explicit=tuple(entry["explicit"]),
+        implicit=tuple(entry["implicit"]),
+        words=_words(entry["text"]),
+    )
 
 
 def _words(text: str) -> frozenset[str]:

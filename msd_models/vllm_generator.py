@@ -24,11 +24,12 @@ MAX_RATIONALE_CHARACTERS = 90
 MAX_PHRASES = 3
 """In each list; with these bounds nearly every completion of a small model ends within 112 tokens."""
 STOP_SECONDS = 10
+_WORD = r"[^\s\"\\.,;\[\]{}]"
 _PHRASES = {
     "type": "array",
     "minItems": 1,
     "maxItems": MAX_PHRASES,
-    "items": {"type": "string", "pattern": r"^[^\s\"\\]{2,20}( [^\s\"\\]{1,16}){0,3}$"},
+    "items": {"type": "string", "pattern": rf"^{_WORD}{{2,20}}( {_WORD}{{1,16}}){{0,3}}$"},
 }
 """Up to four words: a bound in characters alone ends phrases in the middle of a word."""
 JSON_SCHEMA: dict[str, Any] = {
