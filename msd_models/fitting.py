@@ -110,7 +110,7 @@ def _epoch(
         started = time.perf_counter()
         batch = inputs.batch(rows_B).to(device)
         if config.id_dropout:
-            _forget_ids(batch, inputs, config.id_dropout)
+            _forget_targets(batch, inputs, config.id_dropout)
         wait_seconds += time.perf_counter() - started
         loss = loss_function(network(batch), batch.click_B) + config.weight_decay * _squares(network, batch)
         for optimiser in optimisers:
@@ -122,12 +122,11 @@ def _epoch(
     return wait_seconds
 
 
-def _forget_ids(batch: Batch, inputs: CtrInputs, share: float) -> None:
-    """Replaces ids by their field's unknown row, users and items each by a draw of its own."""
-    for position, field in enumerate(inputs.fields):
-        if field.name in ("user_id", "item_id"):
-            is_forgotten_B = torch.rand(len(batch.codes_BF), device=batch.codes_BF.device) < share
-            batch.codes_BF[:, position].masked_fill_(is_forgotten_B, field.offset)
+def _forget_targets(batch: Batch, inputs: CtrInputs, share: float) -> None:
+    """Replaces the target's id by the unknown one in a share of the rows, as a cold item will have it."""
+    position, field = next((number, field) for number, field in enumerate(inputs.fields) if field.name == "item_id")
+    is_forgotten_B = torch.rand(len(batch.codes_BF), device=batch.codes_BF.device) < share
+    batch.codes_BF[:, position].masked_fill_(is_forgotten_B, field.offset)
 
 
 def _squares(network: CtrNetwork, batch: Batch) -> Tensor:

@@ -16,10 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from msd_models.ctr_inputs import Batch
-from msd_models.vector_tables import Vectors, VectorTable
+from msd_models.vector_tables import VectorTable
 
 STATISTICS_ROWS = 100_000
 """Rows behind mean and deviation; more change the third digit at most."""
+
+MIN_DEVIATION = 1e-6
 
 
 class Mask(StrEnum):
@@ -67,31 +69,32 @@ def masking_probability(exposures_C: Tensor, masking: Masking) -> Tensor:
     return (masking.minimum + (masking.maximum - masking.minimum) * ratio_C).clamp(0, 1)
 
 
-def fuse(target_BA: Tensor, adapted_RA: Tensor, rows_BL: Tensor, is_open_BL: Tensor, top_k: int) -> Tensor:
+def fuse(target_BA: Tensor, adapted_UA: Tensor, rows_BL: Tensor, is_open_BL: Tensor, top_k: int) -> Tensor:
     """e_item: the sum of the k history vectors most similar to the target's.
 
     Args:
         target_BA: e' of the target.
-        adapted_RA: e' of every item the batch names.
+        adapted_UA: e' of every item the batch names.
         rows_BL: which of them stands at each history position.
         is_open_BL: False where there is no vector or it is masked: such a position is out of the choice (s = −∞).
         top_k: k; where fewer positions are open those are summed, and where none is, e_item is the target's own e'.
     """
-    unit_RA = nn.functional.normalize(adapted_RA.detach(), dim=-1)
+    unit_UA = nn.functional.normalize(adapted_UA.detach(), dim=-1)
     unit_BA = nn.functional.normalize(target_BA.detach(), dim=-1)
-    cosine_BL = torch.bmm(unit_RA[rows_BL], unit_BA.unsqueeze(-1)).squeeze(-1)
+    cosine_BL = torch.bmm(unit_UA[rows_BL], unit_BA.unsqueeze(-1)).squeeze(-1)
     cosine_BL = cosine_BL.masked_fill(~is_open_BL, -torch.inf)
     best_BK, place_BK = cosine_BL.topk(min(top_k, cosine_BL.shape[1]), dim=1)
     is_chosen_BK = torch.isfinite(best_BK)
-    chosen_BKA = nn.functional.embedding(rows_BL.gather(1, place_BK), adapted_RA)
+    chosen_BKA = nn.functional.embedding(rows_BL.gather(1, place_BK), adapted_UA)
     sum_BA = (chosen_BKA * is_chosen_BK.unsqueeze(-1)).sum(1)
     return torch.where(is_chosen_BK.any(1, keepdim=True), sum_BA, target_BA)
 
 
 class FrozenTable(nn.Module):
-    """A table of frozen vectors, each number standardised; row 0 is a missing vector."""
+    """A table of frozen vectors, and what standardises each of their numbers; row 0 is a missing vector."""
 
     vectors_RD: Tensor
+    has_vector_R: Tensor
     mean_D: Tensor
     scale_D: Tensor
 
@@ -99,13 +102,14 @@ class FrozenTable(nn.Module):
         """Mean and deviation are those of the rows training reads; no label enters them.
 
         Args:
-            table: the vectors; NaN where there is none.
-            training_rows: rows of the table, row r+1 being the table's row r.
+            table: the vectors.
+            training_rows: rows of training examples, 0 for none, r+1 for the table's row r.
         """
         super().__init__()
-        vectors_ND = table.vectors_ND
-        self.register_buffer("vectors_RD", torch.from_numpy(vectors_ND), persistent=False)
-        mean_D, scale_D = _moments(vectors_ND, training_rows)
+        self.register_buffer("vectors_RD", torch.from_numpy(table.vectors_ND), persistent=False)
+        has_vector_R = torch.from_numpy(np.append(False, table.has_vector_N))
+        self.register_buffer("has_vector_R", has_vector_R, persistent=False)
+        mean_D, scale_D = _moments(table, training_rows)
         self.register_buffer("mean_D", mean_D)
         self.register_buffer("scale_D", scale_D)
 
@@ -114,31 +118,42 @@ class FrozenTable(nn.Module):
         """D."""
         return self.vectors_RD.shape[1]
 
-    def forward(self, rows_U: Tensor) -> tuple[Tensor, Tensor]:
-        """Standardised vectors of rows that are not 0, and True for each that has one; those without are zeros."""
-        vectors_UD = self.vectors_RD[rows_U - 1]
-        has_vector_U = torch.isfinite(vectors_UD[:, 0])
-        vectors_UD = (vectors_UD - self.mean_D) * self.scale_D
-        return torch.nan_to_num(vectors_UD), has_vector_U
-
     def __len__(self) -> int:
         """Rows of the table, the missing one not counted."""
         return len(self.vectors_RD)
 
 
 class Adaptor(nn.Module):
-    """e' = MLP(e); a missing vector has an e' of its own, which is learned."""
+    """e' = MLP(e) of standardised vectors; a missing vector has an e' of its own, which is learned."""
 
-    def __init__(self, dim: int, adaptor_dim: int) -> None:
+    def __init__(self, table: FrozenTable, adaptor_dim: int) -> None:
         """One hidden layer of twice the output's width."""
         super().__init__()
-        self.layers = nn.Sequential(nn.Linear(dim, 2 * adaptor_dim), nn.ReLU(), nn.Linear(2 * adaptor_dim, adaptor_dim))
+        self.table = table
+        self.first = nn.Linear(table.dim, 2 * adaptor_dim)
+        self.last = nn.Linear(2 * adaptor_dim, adaptor_dim)
         self.missing_A = nn.Parameter(torch.zeros(adaptor_dim))
 
-    def forward(self, vectors_UD: Tensor, has_vector_U: Tensor) -> Tensor:
-        """adapted_RA, R = 1 + U: the missing vector's e' first."""
-        adapted_UA = torch.where(has_vector_U.unsqueeze(1), self.layers(vectors_UD), self.missing_A)
-        return torch.cat([self.missing_A.unsqueeze(0), adapted_UA])
+    def forward(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Adapts the rows a batch names, each distinct row once.
+
+        Args:
+            rows: any shape; 0 for a missing vector.
+
+        Returns:
+            adapted_UA with the missing vector's e' first, the place of each row in it, and whether each row has one.
+        """
+        if len(self.table) <= rows.numel():
+            vectors_UD, has_vector_U, place = self.table.vectors_RD, self.table.has_vector_R[1:], rows.long()
+        else:
+            rows_U, place = torch.unique(torch.cat([rows.new_zeros(1), rows.flatten()]), return_inverse=True)
+            rows_U, place = rows_U[1:].long(), place[1:].view(rows.shape)
+            vectors_UD, has_vector_U = self.table.vectors_RD[rows_U - 1], self.table.has_vector_R[rows_U]
+        # W·((e−μ)/σ) + b = (W/σ)·e + (b − (W/σ)·μ): the table is read as it lies.
+        weight = self.first.weight * self.table.scale_D
+        hidden_UA = torch.relu(nn.functional.linear(vectors_UD, weight, self.first.bias - weight @ self.table.mean_D))
+        adapted_UA = torch.where(has_vector_U.unsqueeze(1), self.last(hidden_UA), self.missing_A)
+        return torch.cat([self.missing_A.unsqueeze(0), adapted_UA]), place, self.table.has_vector_R[rows]
 
 
 class SemanticReader(nn.Module):
@@ -150,9 +165,8 @@ class SemanticReader(nn.Module):
         """History and target share one adaptor, as they are compared; users have their own."""
         super().__init__()
         self.fusion = fusion
-        self.items, self.users = items, users
-        self.item_adaptor = Adaptor(items.dim, fusion.adaptor_dim)
-        self.user_adaptor = Adaptor(users.dim, fusion.adaptor_dim) if fusion.reads_user else None
+        self.item_adaptor = Adaptor(items, fusion.adaptor_dim)
+        self.user_adaptor = Adaptor(users, fusion.adaptor_dim) if fusion.reads_user else None
         self.register_buffer("masking_C", masking_probability(exposures_C, fusion.masking), persistent=False)
 
     @property
@@ -167,42 +181,30 @@ class SemanticReader(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """extra_BX."""
         rows = torch.cat([batch.item_row_B.unsqueeze(1), batch.history_rows_BL], dim=1)
-        adapted_RA, place, has_vector_R = _adapt(self.items, self.item_adaptor, rows)
-        target_B, history_BL = place[:, 0], place[:, 1:]
-        target_BA = nn.functional.embedding(target_B, adapted_RA)
-        has_target_B = has_vector_R[target_B]
-        parts = [target_BA, has_target_B.unsqueeze(1).float()]
+        adapted_UA, place, has_vector = self.item_adaptor(rows)
+        target_BA = nn.functional.embedding(place[:, 0], adapted_UA)
+        parts = [target_BA, has_vector[:, :1].float()]
         if self.fusion.fuses_history:
-            is_open_BL = has_vector_R[history_BL] & batch.is_liked_BL & has_target_B.unsqueeze(1)
+            is_open_BL = has_vector[:, 1:] & batch.is_liked_BL & has_vector[:, :1]
             if self.training:
-                is_open_BL &= torch.rand(history_BL.shape, device=rows.device) >= self.masking_C[batch.history_BL]
-            parts.append(fuse(target_BA, adapted_RA, history_BL, is_open_BL, self.fusion.top_k))
+                is_open_BL &= torch.rand(is_open_BL.shape, device=rows.device) >= self.masking_C[batch.history_BL]
+            parts.append(fuse(target_BA, adapted_UA, place[:, 1:], is_open_BL, self.fusion.top_k))
         if self.user_adaptor is not None:
-            adapted_RA, place, has_vector_R = _adapt(self.users, self.user_adaptor, batch.user_row_B)
-            parts += [nn.functional.embedding(place, adapted_RA), has_vector_R[place].unsqueeze(1).float()]
+            adapted_UA, place, has_vector = self.user_adaptor(batch.user_row_B)
+            parts += [nn.functional.embedding(place, adapted_UA), has_vector.unsqueeze(1).float()]
         return torch.cat(parts, dim=1)
 
 
-def _adapt(table: FrozenTable, adaptor: Adaptor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """e' of the rows a batch names: adapted_RA, the place of each row in it, and which of R have a vector."""
-    if len(table) <= rows.numel():
-        rows_U, place = torch.arange(1, len(table) + 1, device=rows.device), rows.long()
-    else:
-        rows_U, place = torch.unique(torch.cat([rows.new_zeros(1), rows.flatten()]), return_inverse=True)
-        rows_U, place = rows_U[1:].long(), place[1:].view(rows.shape)
-    vectors_UD, has_vector_U = table(rows_U)
-    has_vector_R = torch.cat([has_vector_U.new_zeros(1), has_vector_U])
-    return adaptor(vectors_UD, has_vector_U), place, has_vector_R
-
-
-def _moments(vectors_ND: Vectors, training_rows: Tensor) -> tuple[Tensor, Tensor]:
+def _moments(table: VectorTable, training_rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and 1/deviation of each number; a number that never varies is scaled to zero."""
     rows = np.unique(training_rows.numpy())
     rows = rows[rows > 0] - 1
-    step = max(1, len(rows) // STATISTICS_ROWS)
-    sample = np.asarray(vectors_ND[rows[::step]], dtype=np.float64)
-    sample = sample[np.isfinite(sample).all(axis=1)]
-    if not len(sample):
-        return torch.zeros(vectors_ND.shape[1]), torch.ones(vectors_ND.shape[1])
+    rows = rows[table.has_vector_N[rows]]
+    dim = table.vectors_ND.shape[1]
+    if not len(rows):
+        return torch.zeros(dim), torch.ones(dim)
+    step = -(-len(rows) // STATISTICS_ROWS)
+    sample = np.asarray(table.vectors_ND[rows[::step]], dtype=np.float64)
     deviation_D = sample.std(axis=0)
-    scale_D = np.where(deviation_D > 1e-6, 1 / np.maximum(deviation_D, 1e-6), 0.0)
+    scale_D = np.where(deviation_D > MIN_DEVIATION, 1 / np.maximum(deviation_D, MIN_DEVIATION), 0.0)
     return torch.from_numpy(sample.mean(axis=0)).float(), torch.from_numpy(scale_D).float()

@@ -114,8 +114,18 @@ def _save(network: CtrNetwork, path: Path, facts: dict[str, str], config: CtrMod
     from safetensors.torch import save
 
     weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-    metadata = {**facts, "settings": json.dumps(identity(config))}
-    write_atomically(path, save(weights, metadata))
+    content = save(weights, {**facts, "settings": json.dumps(identity(config))})
+    write_atomically(path, _in_one_order(content))
+
+
+def _in_one_order(content: bytes) -> bytes:
+    """The same safetensors file with its metadata sorted: the library writes it in an order that differs by process."""
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text = text.ljust(-(-len(text) // 8) * 8)
+    return len(text).to_bytes(8, "little") + text + content[8 + size :]
 
 
 def _predictions(network: CtrNetwork, inputs: CtrInputs) -> pa.Table:

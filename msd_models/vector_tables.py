@@ -7,7 +7,7 @@ texts, Gaussian noise, or the student's own vectors dealt to the wrong items and
 
 # Letters: N rows of a table, D numbers in a vector, U users.
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
@@ -20,6 +20,7 @@ from pipeline.errors import SpaceMismatch, StageError
 from pipeline.storage import Dataset
 
 Vectors = npt.NDArray[np.float32]
+Flags = npt.NDArray[np.bool_]
 Rows = npt.NDArray[np.int64]
 BATCH_ROWS = 8192
 
@@ -38,6 +39,8 @@ class VectorTable:
     """One vector a row; all of one space."""
 
     vectors_ND: Vectors
+    has_vector_N: Flags
+    """False where the source has no vector for the row; its numbers are zeros."""
     space_id: str
 
 
@@ -80,10 +83,7 @@ def read_vectors(
 
 
 def tables_of(source: VectorSource, vectors: SemanticVectors, seed: int) -> tuple[VectorTable, VectorTable]:
-    """The item table and the user table of one semantic source, in the rows of the published tables.
-
-    A row the source has no vector for is NaN throughout; its reader treats it as missing.
-    """
+    """The item table and the user table of one semantic source, in the rows of the published tables."""
     generator = np.random.default_rng(seed)
     items, users = vectors.items, vectors.users
     match source:
@@ -107,7 +107,12 @@ def _published(features: Dataset) -> VectorTable:
     if not path.is_file():
         raise StageError(f"{features.name}: {path.name} is not in its folder; run: msd run {features.name}")
     # Copy-on-write: torch wants a writable buffer, and the file stays as it is.
-    return VectorTable(vectors_ND=np.load(path, mmap_mode="c"), space_id=str(features.details["space_id"]))
+    vectors_ND = np.load(path, mmap_mode="c")
+    return VectorTable(
+        vectors_ND=vectors_ND,
+        has_vector_N=np.ones(len(vectors_ND), dtype=np.bool_),
+        space_id=str(features.details["space_id"]),
+    )
 
 
 def _in_order(features: Dataset, columns: list[str]) -> pa.Table:
@@ -123,7 +128,8 @@ def _in_order(features: Dataset, columns: list[str]) -> pa.Table:
 def _aligned(dataset: Dataset, rows: pa.Table, keys: list[str]) -> VectorTable:
     """The dataset's vectors in the order of `rows`, one batch in memory beside the result."""
     wanted = _joined_key(rows, keys)
-    vectors_ND: Vectors = np.full((len(rows), 1), np.nan, dtype=np.float32)
+    vectors_ND: Vectors = np.zeros((len(rows), 1), dtype=np.float32)
+    has_vector_N = np.zeros(len(rows), dtype=np.bool_)
     spaces: set[str] = set()
     lengths: set[int] = set()
     for batch in dataset.batches(BATCH_ROWS):
@@ -132,13 +138,13 @@ def _aligned(dataset: Dataset, rows: pa.Table, keys: list[str]) -> VectorTable:
         lengths.update(pc.unique(pc.list_value_length(table.column("vector"))).to_pylist())
         _check_one_space(dataset, spaces, lengths)
         if vectors_ND.shape[1] != min(lengths):
-            vectors_ND = np.full((len(rows), min(lengths)), np.nan, dtype=np.float32)
+            vectors_ND = np.zeros((len(rows), min(lengths)), dtype=np.float32)
         found = pc.index_in(wanted, value_set=_joined_key(table, keys))
+        is_here_N = found.is_valid().to_numpy(zero_copy_only=False)
         batch_BD = table.column("vector").combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        vectors_ND[found.is_valid().to_numpy(zero_copy_only=False)] = batch_BD.reshape(len(table), -1)[
-            found.drop_null().to_numpy(zero_copy_only=False)
-        ]
-    return VectorTable(vectors_ND=vectors_ND, space_id=next(iter(spaces), ""))
+        vectors_ND[is_here_N] = batch_BD.reshape(len(table), -1)[found.drop_null().to_numpy(zero_copy_only=False)]
+        has_vector_N |= is_here_N
+    return VectorTable(vectors_ND=vectors_ND, has_vector_N=has_vector_N, space_id=next(iter(spaces), ""))
 
 
 def _check_one_space(dataset: Dataset, spaces: set[str], lengths: set[int]) -> None:
@@ -157,12 +163,12 @@ def _joined_key(table: pa.Table, keys: list[str]) -> pa.Array:
 
 
 def _redealt(table: VectorTable, deal_N: Rows) -> VectorTable:
-    return VectorTable(vectors_ND=table.vectors_ND[deal_N], space_id=table.space_id)
+    return replace(table, vectors_ND=table.vectors_ND[deal_N], has_vector_N=table.has_vector_N[deal_N])
 
 
 def _noise_like(table: VectorTable, generator: np.random.Generator) -> VectorTable:
     noise_ND = generator.standard_normal(table.vectors_ND.shape, dtype=np.float32)
-    return VectorTable(vectors_ND=noise_ND, space_id=table.space_id)
+    return replace(table, vectors_ND=noise_ND)
 
 
 def _cyclic_deal(count: int, generator: np.random.Generator) -> Rows:
