@@ -155,7 +155,7 @@ class DeepFm(nn.Module):
         events_PE2, example_P = self.embeddings.events(batch)
         count_B1 = torch.bincount(example_P, minlength=len(fields_BFE)).clamp(min=1).unsqueeze(1)
         sum_BE2 = events_PE2.new_zeros(len(fields_BFE), events_PE2.shape[1]).index_add(0, example_P, events_PE2)
-        mean_B2E = (sum_BE2 / count_B1).unflatten(1, (2, -1))
+        mean_B2E = (sum_BE2 / count_B1).view(len(fields_BFE), 2, -1)
         all_BFE = torch.cat([fields_BFE, mean_B2E], dim=1)
         pairs_B = 0.5 * (all_BFE.sum(1).square() - all_BFE.square().sum(1)).sum(1)
         first_B = self.linear(batch.codes_BF).sum((1, 2))

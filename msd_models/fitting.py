@@ -83,7 +83,7 @@ def score(network: CtrNetwork, inputs: CtrInputs, rows: Tensor) -> npt.NDArray[n
     was_training = network.training
     network.eval()
     device = next(network.parameters()).device
-    logits = [network(inputs.batch(part).to(device)) for part in rows.split(SCORING_ROWS)]
+    logits = [network(inputs.batch(part).to(device)) for part in torch.split(rows, SCORING_ROWS)]
     network.train(was_training)
     return torch.sigmoid(torch.cat(logits)).cpu().numpy()
 
@@ -106,7 +106,7 @@ def _epoch(
     device = next(network.parameters()).device
     loss_function = nn.BCEWithLogitsLoss()
     wait_seconds = 0.0
-    for rows_B in shuffled_N.split(batch_rows(len(shuffled_N), config.batch_size)):
+    for rows_B in torch.split(shuffled_N, batch_rows(len(shuffled_N), config.batch_size)):
         started = time.perf_counter()
         batch = inputs.batch(rows_B).to(device)
         if config.id_dropout:

@@ -64,7 +64,7 @@ def test_training_alone_decides_the_codes(make_ctr_world, tmp_path):
 def test_a_split_with_one_class_or_without_rows_is_named(make_ctr_world, tmp_path, split):
     splits = np.array(["train", "valid", "test"])[np.arange(600) % 3]
     clicks = (np.arange(600) % 2 == 0) | (splits == split)
-    with pytest.raises(StageError, match=f"the {split} split has 200 clicks among its 200 rows.*msd run"):
+    with pytest.raises(StageError, match=rf"the {split} split has 200 clicks among its 200 rows.*msd run"):
         inputs_of(make_ctr_world(tmp_path / "one_class", split=splits, click=clicks))
     splits[splits == split] = "test" if split != "test" else "train"
     with pytest.raises(StageError, match=f"the {split} split has 0 clicks among its 0 rows"):

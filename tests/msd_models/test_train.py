@@ -9,6 +9,7 @@ import time
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -17,13 +18,16 @@ from safetensors.torch import load_file
 from torch import nn
 
 from msd_models.arms import ARMS, build
+from msd_models.backbones import SPARSE_FROM_ROWS
 from msd_models.ctr_inputs import Tables, read_inputs
+from msd_models.fields import Field
 from msd_models.fitting import batch_rows, fit, score
 from msd_models.metrics import auc
 from msd_models.train import VECTOR_DATASETS, train_arms
 from msd_models.vector_tables import read_vectors
 from pipeline.config import CtrModel
 from pipeline.errors import ConfigError
+from pipeline.storage import write_shard
 
 SMALL = CtrModel(seeds=(1,), max_epochs=2, hidden=(16, 8), embedding_dim=4, adaptor_dim=8, max_history=8)
 TRAIN_AGAIN = """
@@ -80,7 +84,7 @@ def test_each_arm_and_seed_leaves_predictions_run_and_checkpoint(world, trained)
             facts = checkpoint.metadata()
             assert (facts["arm"], facts["seed"], facts["space_id"]) == (arm, "1", "student")
             assert json.loads(facts["settings"])["top_k"] == SMALL.top_k
-            assert not any("vectors_RD" in name for name in checkpoint.keys())
+            assert not any("vectors_RD" in name for name in list(checkpoint.keys()))
     assert outcome.rows_in == outcome.rows_ok == len(examples)
     assert outcome.details["split"] == {"train": 360, "valid": 120, "test": 120}
     assert outcome.details["arms"] == list(SMALL.arms)
@@ -168,6 +172,36 @@ def test_meaning_helps_where_clicks_follow_from_it_and_the_wrong_meaning_does_no
     assert found["raw_text"] > 0.8
     assert max(found["din"], found["shuffled_vectors"], found["random_vectors"]) < 0.6
     assert abs(found["din"] - found["shuffled_vectors"]) < 0.06
+
+
+def test_a_log_whose_users_have_no_vector_yet_is_trained_all_the_same(make_ctr_world, tmp_path):
+    world = make_ctr_world(
+        tmp_path / "world", user_row=pa.nulls(600, pa.int64()), history_row=pa.nulls(600, pa.int64())
+    )
+    folder = world["user_features"].folder
+    np.save(folder / "vectors.npy", np.zeros((0, 12), dtype=np.float32))
+    write_shard(folder / "rows.parquet", pq.read_table(folder / "rows.parquet").slice(0, 0))
+    write_shard(world["user_text_vectors"].shards()[0], world["user_text_vectors"].table().slice(0, 0))
+    (tmp_path / "made").mkdir()
+    train_arms(SMALL, tmp_path / "made", **world)
+    for arm in SMALL.arms:
+        scores = pq.read_table(tmp_path / "made" / "predictions" / f"{arm}-1.parquet").column("score").to_numpy()
+        assert np.isfinite(scores).all()
+
+
+def test_a_large_table_is_trained_through_sparse_gradients(world):
+    inputs, vectors = read(world, SMALL)
+    huge = Field(name="context.query", offset=inputs.num_codes, values=pa.nulls(SPARSE_FROM_ROWS, pa.string()))
+    codes = torch.cat([inputs.codes_NF, torch.full((600, 1), huge.offset + 5, dtype=torch.int32)], dim=1)
+    inputs = replace(inputs, fields=(*inputs.fields, huge), codes_NF=codes)
+    for arm in ("deepfm", "msd_frozen"):
+        network = build(arm, 1, inputs, vectors, SMALL)
+        before = network.backbone.embeddings.table.weight.detach().clone()
+        fit(network, inputs, SMALL, 1, lambda amount: None)
+        has_moved = (network.backbone.embeddings.table.weight != before).any(dim=1)
+        assert has_moved[huge.offset + 5]
+        assert has_moved[: huge.offset].sum() > 50
+        assert has_moved.sum() <= huge.offset + 1
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Placebo tables: the same rows, the same shape, and nothing of the meaning left where none may be."""
 
 from collections import defaultdict
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -66,7 +67,7 @@ def test_a_users_snapshots_move_together_and_in_time_order(make_ctr_world, tmp_p
     assert {next(iter(giver)) for giver in givers} == set(range(17))
     for name, own in dealt.items():
         assert int(own[0][0]) != name
-        assert all(earlier[1] <= later[1] for earlier, later in zip(own, own[1:], strict=False))
+        assert all(earlier[1] <= later[1] for earlier, later in pairwise(own))
 
 
 def test_noise_has_the_students_shape_and_depends_on_the_seed(make_ctr_world, tmp_path):
@@ -84,7 +85,7 @@ def test_two_spaces_are_refused_by_name(make_ctr_world, tmp_path):
         table.schema.get_field_index("space_id"), table.schema.field("space_id"), pa.array(["one"] * 79 + ["two"])
     )
     write_shard(world["item_text_vectors"].shards()[0], mixed)
-    with pytest.raises(SpaceMismatch, match="item_text_vectors mixes .*one, two.*msd run item_text_vectors"):
+    with pytest.raises(SpaceMismatch, match=r"item_text_vectors mixes .*one, two.*msd run item_text_vectors"):
         tables_of(VectorSource.RAW_TEXT, vectors_of(world), 0)
     manifest = world["user_features"].folder / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"student"', '"another"'))
