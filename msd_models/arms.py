@@ -1,8 +1,8 @@
 """The arms of the comparison: one line each, what collaborative model and whose vectors.
 
-All semantic arms are one architecture with one count of parameters; only the numbers in the frozen tables differ. A
-gain of `msd_frozen` over `raw_text` is the teacher's, one over `shuffled_vectors` is meaning's, one over `din` alone
-could be anything.
+All semantic arms are one architecture; only the numbers in the frozen tables differ (and, where raw_text's encoder has
+vectors of another length, the width of the adaptors' input). A gain of `msd_frozen` over `raw_text` is the teacher's,
+one over `shuffled_vectors` is meaning's, one over `din` alone could be anything.
 """
 
 import hashlib
