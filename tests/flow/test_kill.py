@@ -1,0 +1,88 @@
+"""A run killed in stage after stage, and run again, makes the same datasets as an undisturbed one."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline import runner, settings
+from pipeline.source import load_source
+from pipeline.stages import STAGES, Kind
+from pipeline.storage import Workspace
+
+pytestmark = [pytest.mark.spark, pytest.mark.redis, pytest.mark.feast, pytest.mark.slow]
+
+KILLED_AFTER_SECONDS = {
+    "items": 3.0,
+    "interactions": 1.5,
+    "student": 8.0,
+    "user_vectors": 0.5,
+    "item_features": 1.0,
+    "user_features": 1.5,
+    "examples": 0.2,
+    "ctr_model": 6.0,
+    "report": 0.3,
+}
+
+
+def run_and_kill(work: Path, stage: str, after_seconds: float) -> None:
+    """Starts the flow and kills the whole session some time after it says it is at the stage."""
+    command = [
+        sys.executable,
+        "-m",
+        "pipeline",
+        "run",
+        "report",
+        "--source",
+        "tiny-world",
+        "--preset",
+        "tiny-world",
+        "--work",
+        str(work),
+    ]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    assert process.stderr is not None
+    deadline = threading.Timer(600, lambda: os.killpg(process.pid, signal.SIGKILL))
+    deadline.start()
+    for line in process.stderr:
+        if f"] {stage}:" in line:
+            time.sleep(after_seconds)
+            break
+    deadline.cancel()
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    process.stderr.close()
+
+
+def comparable(value):
+    """A cell for comparison: vectors rounded, the rest as it is."""
+    if isinstance(value, list) and value and isinstance(value[0], float):
+        return np.round(value, 3).tolist()
+    return value
+
+
+def test_killed_runs_end_in_the_same_datasets(tiny_world, tmp_path):
+    for stage, after_seconds in KILLED_AFTER_SECONDS.items():
+        run_and_kill(tmp_path, stage, after_seconds)
+    command = [sys.executable, "-m", "pipeline", "run", "report", "--work", str(tmp_path)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+    assert ended.returncode == 0, ended.stderr
+
+    source, chosen = load_source("tiny-world"), settings.resolve("tiny-world")
+    undisturbed = runner.make_plan(Workspace(tiny_world), source, chosen)
+    disturbed = runner.make_plan(Workspace(tmp_path), source, chosen)
+    for stage in STAGES:
+        one, other = undisturbed.dataset(stage.name), disturbed.dataset(stage.name)
+        assert one.manifest["rows_ok"] == other.manifest["rows_ok"], stage.name
+        assert one.manifest["files"].keys() == other.manifest["files"].keys(), stage.name
+        if stage.kind is not Kind.ARTIFACT:
+            rows, other_rows = one.table().to_pylist(), other.table().to_pylist()
+            assert len(rows) == len(other_rows)
+            for row, other_row in zip(rows, other_rows, strict=True):
+                assert {k: comparable(v) for k, v in row.items()} == {k: comparable(v) for k, v in other_row.items()}
