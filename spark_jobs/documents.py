@@ -2,13 +2,14 @@
 
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql.types import ArrayType, MapType, StringType, StructType
+from pyspark.sql.types import ArrayType, MapType, StructType
 
 from pipeline.errors import SourceError
-from spark_jobs.entries import Entry, as_rows, as_uri, lines, row_order
+from spark_jobs.entries import Entry, as_rows, as_uri, lines, moved, row_order
+from spark_jobs.tables import held
 
 NOT_AN_OBJECT = "not a JSON object"
-_TEXTS = MapType(StringType(), StringType())
+_TEXTS = "map<string,string>"
 
 
 def read_jsonl(spark: SparkSession, entry: Entry) -> DataFrame:
@@ -26,11 +27,11 @@ def read_json(spark: SparkSession, entry: Entry) -> DataFrame:
     whole = lines(spark, entry.all_files(), whole=True)
     is_array = F.ltrim("line").startswith("[")
     elements = F.transform(
-        F.from_json("line", ArrayType(StringType())), lambda value: F.struct(F.lit(None).cast("string"), value)
+        F.from_json("line", "array<string>"), lambda value: F.struct(F.lit(None).cast("string"), value)
     )
     members = F.map_entries(F.from_json("line", _TEXTS))
     pair = "array<struct<key:string,value:string>>"
-    parsed = whole.withColumn("pairs", F.when(is_array, elements.cast(pair)).otherwise(members.cast(pair)))
+    parsed = held(whole.withColumn("pairs", F.when(is_array, elements.cast(pair)).otherwise(members.cast(pair))))
     broken = parsed.filter(F.col("pairs").isNull() | F.col("problem").isNotNull()).select("row_order.file").head()
     if broken is not None:
         name = broken["file"].rsplit("/", 1)[-1]
@@ -38,7 +39,7 @@ def read_json(spark: SparkSession, entry: Entry) -> DataFrame:
             f"[{entry.label}] {name} is not valid JSON; an array of objects, or one object of objects, was wanted"
         )
     rows = parsed.select("row_order", "problem", F.posexplode("pairs").alias("position", "pair")).select(
-        F.col("row_order").withField("row", F.col("position").cast("bigint")).alias("row_order"),
+        moved("row", F.col("position").cast("bigint")).alias("row_order"),
         F.col("pair.value").alias("line"),
         F.col("pair.key").alias("key"),
         "problem",

@@ -58,10 +58,14 @@ def row_order() -> Column:
     ).alias("row_order")
 
 
+def moved(field: str, value: Column) -> Column:
+    """row_order with one field replaced; spelled out, for Spark 4.2 loses fields of `withField` behind an explode."""
+    return F.struct(*[(value if key == field else F.col("row_order")[key]).alias(key) for key in ROW_ORDER])
+
+
 def lines(spark: SparkSession, paths: Iterable[Path], *, whole: bool = False) -> DataFrame:
     """The lines of text files (or each whole file) with their order, undecoded: `line` may be no valid UTF-8."""
-    reader = spark.read.option("wholetext", whole).option("recursiveFileLookup", True)
-    frame = reader.text([as_uri(path) for path in paths])
+    frame = spark.read.text([as_uri(path) for path in paths], wholetext=whole, recursiveFileLookup=True)
     text = F.regexp_replace(F.make_valid_utf8("value"), "^\ufeff", "")
     return frame.select(
         row_order(),
@@ -83,7 +87,7 @@ def exploded(frame: DataFrame, parts: Column) -> DataFrame:
     """One row per element of an array column, as `part`, in the array's order; rows with a problem stay one row."""
     none = F.array(F.lit(None)).cast(frame.select(parts.alias("parts")).schema["parts"].dataType)
     listed = F.when(F.col("problem").isNotNull(), none).otherwise(parts)
-    place = F.col("row_order").withField("part", F.col("place"))
+    place = moved("part", F.col("place"))
     return frame.select("*", F.posexplode(listed).alias("place", "part")).withColumn("row_order", place).drop("place")
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -36,15 +37,15 @@ def execute(job: Job) -> Outcome:
     """
     spark = session()
     partitions = getattr(job.config, "spark_partitions", 0)
-    before = spark.conf.get("spark.sql.shuffle.partitions")
+    before = str(spark.conf.get("spark.sql.shuffle.partitions"))
     if partitions:
         spark.conf.set("spark.sql.shuffle.partitions", partitions)
     try:
         _empty(job.output.folder)
         return _write(job, _make(job, spark))
-    except PySparkException as error:
+    except (PySparkException, Py4JJavaError) as error:
         raise StageError(
-            f"{job.stage.name}: Spark failed: {_first_line(error)}; for the whole trace add --debug"
+            f"{job.stage.name}: Spark failed: {_cause(error)}; the same command with --debug shows where"
         ) from error
     finally:
         spark.catalog.clearCache()
@@ -125,6 +126,8 @@ def _empty(folder: Path) -> None:
             path.unlink()
 
 
-def _first_line(error: Exception) -> str:
+def _cause(error: Exception) -> str:
+    """The last `Caused by` of a Java failure, else the first line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    causes = [line.removeprefix("Caused by: ") for line in lines if line.startswith("Caused by: ")]
+    return (causes or lines or [type(error).__name__])[-1 if causes else 0]

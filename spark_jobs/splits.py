@@ -41,21 +41,23 @@ def time_cuts(times: DataFrame, shares: Sequence[float]) -> list[int]:
     bucket = F.floor(micros("event_at") / F.lit(BUCKET_MICROS)).cast("bigint").alias("bucket")
     counts = sorted((row["bucket"], row["count"]) for row in times.groupBy(bucket).count().collect())
     total = sum(count for _, count in counts)
-    return [_cut(times.withColumn("bucket", bucket), counts, min(int(share * total), total - 1)) for share in shares]
+    if not total:
+        return [0 for _ in shares]
+    places = [_place(counts, min(int(share * total), total - 1)) for share in shares]
+    inside = times.withColumn("bucket", bucket).filter(F.col("bucket").isin([place for place, _ in places]))
+    exact = inside.groupBy("bucket", micros("event_at").alias("at")).count().collect()
+    times_at = {
+        place: sorted((row["at"], row["count"]) for row in exact if row["bucket"] == place) for place, _ in places
+    }
+    return [_place(times_at[bucket], rank)[0] for bucket, rank in places]
 
 
-def _cut(times: DataFrame, counts: Sequence[tuple[int, int]], rank: int) -> int:
-    place = 0
-    while rank >= counts[place][1]:
-        rank -= counts[place][1]
-        place += 1
-    inside = (
-        times.filter(F.col("bucket") == counts[place][0]).groupBy(micros("event_at").alias("at")).count().orderBy("at")
-    )
-    for row in inside.collect():
-        if rank < row["count"]:
-            return int(row["at"])
-        rank -= row["count"]
+def _place(counts: Sequence[tuple[int, int]], rank: int) -> tuple[int, int]:
+    """The bucket that holds the row of a rank, and the row's rank inside it."""
+    for bucket, count in counts:
+        if rank < count:
+            return bucket, rank
+        rank -= count
     raise AssertionError("a rank lies beyond the rows that were counted")
 
 
@@ -68,8 +70,6 @@ def _events_before(source: Source) -> Column:
 def _by_time(kept: DataFrame, fractions: tuple[float, float, float], _: int) -> DataFrame:
     """All events of one moment fall on the same side of a cut."""
     labels = kept.filter(F.col("split").isNull())
-    if labels.isEmpty():
-        return kept
     valid_from, test_from = time_cuts(labels, (fractions[0], fractions[0] + fractions[1]))
     at = micros("event_at")
     part = F.when(at < valid_from, F.lit("train")).when(at < test_from, F.lit("valid")).otherwise(F.lit("test"))
@@ -87,8 +87,8 @@ def _as_given(kept: DataFrame, fractions: tuple[float, float, float], _: int) ->
     """A log without valid rows lends it the last part of train, in the proportion of the fractions."""
     if not kept.filter(F.col("split") == "valid").isEmpty() or kept.filter(F.col("split") == "train").isEmpty():
         return kept
-    train, valid, _ = fractions
-    (valid_from,) = time_cuts(kept.filter(F.col("split") == "train"), (train / (train + valid),))
+    share = fractions[0] / max(fractions[0] + fractions[1], 1e-9)
+    (valid_from,) = time_cuts(kept.filter(F.col("split") == "train"), (share,))
     is_late = (F.col("split") == "train") & (micros("event_at") >= valid_from)
     return kept.withColumn("split", F.when(is_late, F.lit("valid")).otherwise(F.col("split")))
 
@@ -96,7 +96,7 @@ def _as_given(kept: DataFrame, fractions: tuple[float, float, float], _: int) ->
 def _check_none_is_empty(result: DataFrame, source: Source) -> None:
     counts = {row["split"]: row["count"] for row in result.groupBy("split").count().collect()}
     empty = [name for name in ("train", "valid", "test") if not counts.get(name)]
-    if result.isEmpty() or not empty:
+    if not counts or not empty:
         return
     told = ", ".join(f"{counts[name]:,} {name}" for name in sorted(counts))
     raise SourceError(
