@@ -59,7 +59,7 @@ def fit(network: CtrNetwork, inputs: CtrInputs, config: CtrModel, seed: int, adv
     best = copy.deepcopy(network.state_dict())
     valid_auc: list[float] = []
     best_epoch, train_seconds, wait_seconds = 0, 0.0, 0.0
-    while len(valid_auc) < config.max_epochs and len(valid_auc) - best_epoch < 2:
+    while len(valid_auc) < config.max_epochs and len(valid_auc) == best_epoch:
         started = time.perf_counter()
         wait_seconds += _epoch(network, inputs, train[torch.randperm(len(train))], optimisers, config, advance)
         train_seconds += time.perf_counter() - started

@@ -6,6 +6,7 @@ again, so a killed training goes on at the next one.
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -49,11 +50,22 @@ def train_arms(config: CtrModel, folder: Path, **datasets: Dataset) -> Outcome:
     write_shard(folder / "fields.parquet", _fields_table(inputs))
     pending = [(arm, seed) for arm, seed in _runs(config) if not _run_path(folder, arm, seed).is_file()]
     total = len(pending) * config.max_epochs * len(inputs.split_rows["train"])
-    with progress("ctr_model", total) as advance:
+    with _threads(config.threads), progress("ctr_model", total) as advance:
         for arm, seed in pending:
             _train_one(arm, seed, inputs, published, config, folder, advance)
     rows = len(inputs.click_N)
     return Outcome(rows_in=rows, rows_ok=rows, details=_details(config, inputs, published))
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Gives PyTorch that many threads for a while."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _check(config: CtrModel) -> None:
@@ -68,7 +80,7 @@ def _check(config: CtrModel) -> None:
         (not 0 <= config.id_dropout < 1, "id_dropout", f"is {config.id_dropout}; choose 0 or more, below 1"),
         (config.learning_rate <= 0, "learning_rate", f"is {config.learning_rate}; choose a number above 0"),
     ]
-    for name in ("embedding_dim", "adaptor_dim", "max_history", "top_k", "batch_size", "max_epochs"):
+    for name in ("embedding_dim", "adaptor_dim", "max_history", "top_k", "batch_size", "max_epochs", "threads"):
         value = getattr(config, name)
         problems.append((value < 1, name, f"is {value}; choose 1 or more"))
     problems.append((any(width < 1 for width in config.hidden), "hidden", "holds a width below 1"))

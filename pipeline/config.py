@@ -169,7 +169,7 @@ class Vectors:
     """Of the forward pass: float32, bfloat16 or auto (bfloat16 where the processor multiplies it natively)."""
     shard_rows: int = _free(1024)
     """Rows per shard: what a killed run has to embed again at most."""
-    batch_tokens: int = _free(4096)
+    batch_tokens: int = _free(1024)
     """Padded tokens per forward pass."""
 
 
@@ -189,7 +189,7 @@ class TextVectors:
     """As in item_vectors."""
     shard_rows: int = _free(1024)
     """Rows per shard."""
-    batch_tokens: int = _free(4096)
+    batch_tokens: int = _free(1024)
     """Padded tokens per forward pass."""
 
 
@@ -256,13 +256,16 @@ class CtrModel:
     min_id_count: int = 2
     """Ids with fewer training rows share the unknown row."""
     batch_size: int = 1024
-    """Rows per step."""
-    learning_rate: float = 2e-3
+    """Rows per step; fewer where an epoch would have fewer than 50 steps."""
+    learning_rate: float = 5e-3
     """Of Adam."""
     weight_decay: float = 1e-5
-    """L2 on embedding rows, per step."""
+    """Weight in the loss of the squared length of the field embeddings a row reads."""
     max_epochs: int = 4
     """Upper bound; training stops when the valid AUC has not risen for one epoch."""
+    threads: int = _free(1)
+    """Threads of a training on a CPU; another number changes the last digits only. One: steps of some 20 ms gain little
+    from a second thread and wait for it whenever the machine has other work."""
 
 
 @dataclass(frozen=True, kw_only=True)
