@@ -20,7 +20,7 @@ class Items:
 
     max_text_bytes: int = 32_768
     """A longer text is rejected: such rows are broken exports, not descriptions."""
-    max_rejected_share: float = 0.2
+    max_rejected_share: float = _free(0.2)
     """Above this share of rejected rows the stage fails instead of going on with what is left."""
     spark_partitions: int = _free(0)
     """Partitions of shuffles; 0 lets Spark's adaptive execution decide."""
@@ -30,7 +30,7 @@ class Items:
 class Interactions:
     """Settings of interactions."""
 
-    max_rejected_share: float = 0.2
+    max_rejected_share: float = _free(0.2)
     """Above this share of rejected rows the stage fails instead of going on with what is left."""
     latest_time: str = "2035-01-01"
     """An event from this date on is rejected; a fixed date, so that no result depends on the day of the run."""
@@ -44,7 +44,7 @@ class Interactions:
 class Users:
     """Settings of users."""
 
-    max_rejected_share: float = 0.2
+    max_rejected_share: float = _free(0.2)
     """Above this share of rejected profile rows the stage fails."""
 
 
@@ -111,7 +111,7 @@ class TeacherOutputs:
     """Lowers the odds of tokens already written; a small model repeats itself without it."""
     seed: int = 0
     """Of sampling, where temperature is above 0."""
-    max_rejected_share: float = 0.5
+    max_rejected_share: float = _free(0.5)
     """Above this share of rejected rows the stage fails by name."""
     shard_rows: int = _free(64)
     """Rows per shard: what a killed run has to generate again at most."""

@@ -9,6 +9,8 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
+import pyarrow as pa
+
 from pipeline import config, schemas
 from pipeline.progress import note
 from pipeline.stages import STAGES, Kind, Stage
@@ -83,7 +85,7 @@ def _dataset_section(stage: Stage) -> str:
     return head + ("\n" + _columns(stage.schema) if stage.schema is not None else "")
 
 
-def _columns(schema: schemas.pa.Schema) -> str:
+def _columns(schema: pa.Schema) -> str:
     rows = [f"| `{name}` | {kind} | {_cell(sentence)} |" for name, kind, sentence in schemas.describe(schema)]
     return "\n".join(["| column | type | |", "|---|---|---|", *rows]) + "\n"
 

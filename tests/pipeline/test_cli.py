@@ -21,9 +21,7 @@ def source_file(tmp_path):
     (tmp_path / "items.csv").write_text("item_id,title\n1,one\n")
     (tmp_path / "events.csv").write_text("user_id,item_id,timestamp,label\n1,1,1700000000,1\n")
     path = tmp_path / "mine.toml"
-    path.write_text(
-        '[items]\npath = "items.csv"\n[events]\npath = "events.csv"\ntime = "timestamp"\nlabel = "label"\n'
-    )
+    path.write_text('[items]\npath = "items.csv"\n[events]\npath = "events.csv"\ntime = "timestamp"\nlabel = "label"\n')
     return path
 
 
@@ -41,7 +39,9 @@ def source_file(tmp_path):
         (["show", "itemz"], "there is no dataset 'itemz'"),
     ],
 )
-def test_a_wrong_call_ends_with_exit_code_2_and_says_what_was_wanted(arguments, sentence, source_file, tmp_path, capsys):
+def test_a_wrong_call_ends_with_exit_code_2_and_says_what_was_wanted(
+    arguments, sentence, source_file, tmp_path, capsys
+):
     if "--source" not in arguments:
         arguments = [*arguments, "--source", str(source_file)]
     assert call(*arguments, "--work", str(tmp_path / "work")) == 2
