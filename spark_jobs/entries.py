@@ -84,8 +84,8 @@ def fields(frame: DataFrame, names: Sequence[str]) -> DataFrame:
 
 
 def exploded(frame: DataFrame, parts: Column) -> DataFrame:
-    """One row per element of an array column, as `part`, in the array's order; rows with a problem stay one row."""
-    none = F.array(F.lit(None)).cast(frame.select(parts.alias("parts")).schema["parts"].dataType)
+    """One row per element of an array of text, as `part`, in the array's order; rows with a problem stay one row."""
+    none = F.array(F.lit(None).cast("string"))
     listed = F.when(F.col("problem").isNotNull(), none).otherwise(parts)
     place = moved("part", F.col("place"))
     return frame.select("*", F.posexplode(listed).alias("place", "part")).withColumn("row_order", place).drop("place")

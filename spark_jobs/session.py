@@ -88,13 +88,30 @@ def spark_schema(schema: pa.Schema) -> StructType:
     return from_arrow_schema(schema, prefer_timestamp_ntz=False)
 
 
+def check_java() -> None:
+    """Raises a ServiceError where Java is absent or broken, before Spark meets it and prints a trace of its own."""
+    home = os.environ.get("JAVA_HOME")
+    java = str(Path(home) / "bin" / "java") if home else shutil.which("java")
+    where = f"JAVA_HOME={home}" if home else "PATH"
+    wanted = "Spark needs Java 17 or newer: install it (Debian: apt install openjdk-17-jre-headless) or set JAVA_HOME"
+    if java is None or not Path(java).is_file():
+        raise ServiceError(f"no java was found on {where}; {wanted}; then see: msd doctor")
+    try:
+        result = subprocess.run([java, "-version"], capture_output=True, text=True, check=False, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ServiceError(f"{java} does not run ({error}); {wanted}; then see: msd doctor") from error
+    if result.returncode != 0:
+        said = (result.stderr.strip().splitlines() or ["no message"])[0]
+        raise ServiceError(f"{java} does not run ({said}); {wanted}; then see: msd doctor")
+
+
 def _start() -> None:
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
     if "PYSPARK_GATEWAY_PORT" in os.environ or SparkContext._gateway is not None:
         SparkContext.getOrCreate()
         return
-    _check_java()
+    check_java()
     conf = SparkConf(loadDefaults=False)
     for key, value in ({} if _has_master() else _local_settings()).items():
         conf.set(key, value)
@@ -115,22 +132,6 @@ def _local_settings() -> dict[str, str]:
 def _has_master() -> bool:
     """Whether somebody chose a cluster by Spark's own means."""
     return "--master" in os.environ.get("PYSPARK_SUBMIT_ARGS", "") or "SPARK_CONF_DIR" in os.environ
-
-
-def _check_java() -> None:
-    home = os.environ.get("JAVA_HOME")
-    java = str(Path(home) / "bin" / "java") if home else shutil.which("java")
-    where = f"JAVA_HOME={home}" if home else "PATH"
-    wanted = "Spark needs Java 17 or newer: install it (Debian: apt install openjdk-17-jre-headless) or set JAVA_HOME"
-    if java is None or not Path(java).is_file():
-        raise ServiceError(f"no java was found on {where}; {wanted}; then see: msd doctor")
-    try:
-        result = subprocess.run([java, "-version"], capture_output=True, text=True, check=False, timeout=60)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise ServiceError(f"{java} does not run ({error}); {wanted}; then see: msd doctor") from error
-    if result.returncode != 0:
-        said = (result.stderr.strip().splitlines() or ["no message"])[0]
-        raise ServiceError(f"{java} does not run ({said}); {wanted}; then see: msd doctor")
 
 
 def _last_line(log: Any) -> str:
