@@ -26,8 +26,8 @@ def make(
     items: DataFrame, users: DataFrame, item_stats: DataFrame, histories: DataFrame, config: configs.Prompts
 ) -> Made:
     """Item rows, then user rows; candidates that were not drawn are skipped."""
-    item_candidates = _item_candidates(items, item_stats, config)
-    user_candidates = _user_candidates(histories, item_stats, config)
+    item_candidates = held(_item_candidates(items, item_stats, config))
+    user_candidates = held(_user_candidates(histories, item_stats, config))
     sampled_items = _draw(item_candidates, config.item_rows, config)
     sampled_users = _draw(user_candidates, config.user_rows, config)
     rows = held(
