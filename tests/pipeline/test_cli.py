@@ -80,5 +80,5 @@ def test_results_rows_come_from_the_report_alone():
     report = json.loads(json.dumps({"arms": [arm, other]}))
     first, second = results.results_rows(report)
     assert len(first) == len(results.COLUMNS)
-    assert first[-1] == "–"
-    assert second[-2:] == ("+1.50", "+0.0200 [-0.0100, +0.0300]")
+    assert first[:3] == ("din", "0.7500 [0.7400, 0.7600]", "–")
+    assert second[2:4] == ("+0.0200 [-0.0100, +0.0300]", "+1.50")
