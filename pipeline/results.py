@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 COLUMNS = ("arm", "AUC, 95% interval", "Δ AUC vs din, 95% interval", "RelaImpr", "GAUC impr.", "GAUC user", "logloss")
-WIDE_CHARACTERS = 112
+WIDE_CHARACTERS = 116
 NARROW_COLUMNS = 4
 """How many of the columns an ordinary terminal of 80 characters shows; report.html has them all."""
 
