@@ -1,6 +1,8 @@
 """The student before training: a base model with fewer of its layers, or a tiny random Llama for tests.
 
-Evenly spaced layers, the first and the last among them, start far closer to the base model than random ones do.
+Evenly spaced layers, the first and the last among them, end lower than the first or the outermost ones: hold-out NLL
+3.6 against 4.0-4.5 on MovieLens-100K with 6 of 30 layers. The base model's token embeddings stay as they are: a few
+hundred rows say nothing about most of the vocabulary, and a third of the training time goes with them.
 """
 
 from collections.abc import Iterable
@@ -32,7 +34,9 @@ def initial_student(config: Student, texts: Iterable[str]) -> tuple[Any, Any]:
     if config.base_model == TINY_RANDOM:
         return _tiny_random(config, texts)
     folder = model_folder(config.base_model)
-    return _fewer_layers(load_causal(folder, torch.float32), config), load_tokenizer(folder)
+    student = _fewer_layers(load_causal(folder, torch.float32), config)
+    student.get_input_embeddings().requires_grad_(False)
+    return student, load_tokenizer(folder)
 
 
 def kept_layers(num_base: int, num_kept: int) -> list[int]:

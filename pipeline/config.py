@@ -128,14 +128,15 @@ class Student:
     """Settings of student (METHODS: MSD 3 and 4)."""
 
     base_model: str = "smollm2-135m-instruct"
-    """The model whose layers, embeddings and tokenizer the student starts from."""
+    """Whose layers, embeddings and tokenizer the student starts from: a built-in name or a path. `tiny-random`, for
+    tests, is a small random Llama with a vocabulary fitted on the teacher's rows; it wants tens of epochs."""
     num_layers: int = 6
     """Layers kept, evenly spaced over the base model's."""
-    epochs: int = 2
+    epochs: int = 6
     """Passes over the teacher's rows."""
     batch_size: int = 8
     """Rows per optimiser step."""
-    learning_rate: float = 5e-4
+    learning_rate: float = 1e-3
     """Peak of a linear schedule with 10% warm-up."""
     max_length: int = 256
     """Tokens of prompt and completion together; longer rows lose prompt tokens."""
