@@ -4,6 +4,7 @@ Structured output holds the model to JSON whose strings and lists are bounded: a
 and repeats, and a completion cut in the middle is lost.
 """
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -69,7 +70,11 @@ class VllmGenerator:
             encoding="utf-8",
             env=dict(os.environ),
         )
-        self._ask(_settings(config, str(folder)))
+        try:
+            self._ask(_settings(config, str(folder)))
+        except ServiceError:
+            self.close()
+            raise
 
     def fit(self, text: str, max_tokens: int, *, keep_end: bool) -> str:
         """The text in at most max_tokens tokens, its control tokens broken up so that they are plain characters."""
@@ -87,15 +92,15 @@ class VllmGenerator:
 
     def close(self) -> None:
         """Ends the process, which gives its memory back."""
-        if self.process.poll() is None:
-            assert self.process.stdin is not None
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
             self.process.stdin.close()
-            try:
-                self.process.wait(timeout=STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
-        for stream in (self.process.stdin, self.process.stdout, self.errors):
+        try:
+            self.process.wait(timeout=STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        for stream in (self.process.stdout, self.errors):
             if stream is not None:
                 stream.close()
 
