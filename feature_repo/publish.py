@@ -15,12 +15,12 @@ from feature_repo.redis_address import Redis
 from feature_repo.redis_server import running_redis
 from feature_repo.registry import activate, apply_views
 from feature_repo.store import feast_home, open_store, quiet_feast, write_settings
-from pipeline.config import ItemFeatures, UserFeatures
+from pipeline.config import Features
 from pipeline.progress import note
 from pipeline.storage import Dataset, Outcome
 
 
-def publish_items(config: ItemFeatures, folder: Path, item_vectors: Dataset, item_stats: Dataset) -> Outcome:
+def publish_items(config: Features, folder: Path, item_vectors: Dataset, item_stats: Dataset) -> Outcome:
     """Publishes item vectors and item statistics.
 
     Args:
@@ -45,7 +45,7 @@ def publish_items(config: ItemFeatures, folder: Path, item_vectors: Dataset, ite
     return _publish(config, folder, facts, plans)
 
 
-def publish_users(config: UserFeatures, folder: Path, user_vectors: Dataset, histories: Dataset) -> Outcome:
+def publish_users(config: Features, folder: Path, user_vectors: Dataset, histories: Dataset) -> Outcome:
     """Publishes user vectors and the row numbers of histories.
 
     Args:
@@ -70,9 +70,7 @@ def publish_users(config: UserFeatures, folder: Path, user_vectors: Dataset, his
     return _publish(config, folder, facts, plans)
 
 
-def _publish(
-    config: ItemFeatures | UserFeatures, folder: Path, facts: offline.VectorFacts, plans: dict[ViewPlan, int]
-) -> Outcome:
+def _publish(config: Features, folder: Path, facts: offline.VectorFacts, plans: dict[ViewPlan, int]) -> Outcome:
     details: dict[str, Any] = {
         "space_id": facts.space_id,
         "dim": facts.dim,

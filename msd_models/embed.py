@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from msd_models.encoders import TextEncoder, make_encoder
-from pipeline.config import TextVectors, Vectors
+from pipeline.config import Vectors
 from pipeline.schemas import ITEM_VECTORS, USER_VECTORS
 from pipeline.storage import Dataset
 from pipeline.texts import item_text, user_text
@@ -23,7 +23,7 @@ CONTENT_DIGITS = 16
 
 def embed_items(
     batches: Iterator[pa.RecordBatch],
-    config: Vectors | TextVectors,
+    config: Vectors,
     item_stats: Dataset,
     student: Dataset | None = None,
 ) -> Iterator[pa.RecordBatch]:
@@ -52,7 +52,7 @@ def embed_items(
 
 def embed_users(
     batches: Iterator[pa.RecordBatch],
-    config: Vectors | TextVectors,
+    config: Vectors,
     items: Dataset,
     users: Dataset,
     student: Dataset | None = None,

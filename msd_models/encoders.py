@@ -15,7 +15,7 @@ from msd_models.language_model import device, folder_digest, load_encoder, load_
 from msd_models.sentence_encoder import SentenceEncoder, pool
 from msd_models.student_prompt import TEMPLATE, prompt_ids
 from msd_models.token_batches import pad, token_batches
-from pipeline.config import TextVectors, Vectors
+from pipeline.config import Vectors
 from pipeline.errors import ConfigError, StageError
 from pipeline.settings import digest
 from pipeline.storage import Dataset
@@ -36,7 +36,7 @@ class TextEncoder(Protocol):
         """Vectors [N, D] in float32; keep_end cuts a long text at its beginning instead of its end."""
 
 
-def make_encoder(config: Vectors | TextVectors, student: Dataset | None) -> TextEncoder:
+def make_encoder(config: Vectors, student: Dataset | None) -> TextEncoder:
     """The student where there is one, else the sentence encoder config names.
 
     Raises:
@@ -55,7 +55,7 @@ def make_encoder(config: Vectors | TextVectors, student: Dataset | None) -> Text
 class StudentEncoder:
     """The distilled model as an encoder."""
 
-    def __init__(self, student: Dataset, config: Vectors | TextVectors) -> None:
+    def __init__(self, student: Dataset, config: Vectors) -> None:
         """Loads the committed student's model."""
         folder = student.folder / "model"
         manifest = student.manifest
@@ -92,7 +92,7 @@ class StudentEncoder:
 class _SentenceVectors:
     """A sentence encoder under a row-wise stage's settings."""
 
-    def __init__(self, config: Vectors | TextVectors) -> None:
+    def __init__(self, config: Vectors) -> None:
         dtype = resolve_dtype(config.dtype)
         self.config = config
         self.encoder = SentenceEncoder(config.encoder, dtype, config.pooling)

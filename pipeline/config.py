@@ -175,38 +175,16 @@ class Vectors:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextVectors:
-    """Settings of item_text_vectors and of user_text_vectors."""
+class TextVectors(Vectors):
+    """Settings of item_text_vectors and of user_text_vectors: those of item_vectors under another encoder."""
 
     encoder: str = "all-minilm-l6-v2"
     """A built-in sentence encoder or the path of a Hugging Face model folder."""
-    history_titles: int = 8
-    """As in user_vectors."""
-    max_tokens: int = 128
-    """A longer text is cut."""
-    pooling: str = "mean"
-    """`mean` over all tokens, or `last` token."""
-    dtype: str = "auto"
-    """As in item_vectors."""
-    shard_rows: int = _free(1024)
-    """Rows per shard."""
-    batch_tokens: int = _free(1024)
-    """Padded tokens per forward pass."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ItemFeatures:
-    """Settings of item_features."""
-
-    online: bool = True
-    """False publishes to the offline store only."""
-    write_batch_rows: int = _free(4096)
-    """Rows per write to the online store."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class UserFeatures:
-    """Settings of user_features."""
+class Features:
+    """Settings of item_features and of user_features."""
 
     online: bool = True
     """False publishes to the offline store only."""

@@ -5,6 +5,7 @@
 
 import ast
 import inspect
+import itertools
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -56,17 +57,16 @@ def settings_page() -> str:
 
 
 def setting_docs(kind: type) -> dict[str, str]:
-    """The docstring under each field of a settings dataclass, on one line."""
-    body = next(
-        node for node in ast.parse(inspect.getsource(config)).body if getattr(node, "name", None) == kind.__name__
-    )
-    assert isinstance(body, ast.ClassDef)
+    """The docstring under each field of a settings dataclass and of those it extends, on one line."""
+    classes = {node.name: node for node in ast.parse(inspect.getsource(config)).body if isinstance(node, ast.ClassDef)}
     docs = {}
-    for declared, following in zip(body.body, body.body[1:], strict=False):
-        if isinstance(declared, ast.AnnAssign) and isinstance(declared.target, ast.Name):
-            assert isinstance(following, ast.Expr), f"{kind.__name__}.{declared.target.id} lacks its docstring"
-            assert isinstance(following.value, ast.Constant)
-            docs[declared.target.id] = " ".join(str(following.value.value).split())
+    for name in reversed([ancestor.__name__ for ancestor in kind.__mro__ if ancestor.__name__ in classes]):
+        body = classes[name].body
+        for declared, following in itertools.pairwise(body):
+            if isinstance(declared, ast.AnnAssign) and isinstance(declared.target, ast.Name):
+                assert isinstance(following, ast.Expr), f"{name}.{declared.target.id} lacks its docstring"
+                assert isinstance(following.value, ast.Constant)
+                docs[declared.target.id] = " ".join(str(following.value.value).split())
     return docs
 
 

@@ -182,7 +182,7 @@ STAGES: tuple[Stage, ...] = (
         inputs=("item_vectors", "item_stats"),
         kind=Kind.ARTIFACT,
         maker="feature_repo.publish:publish_items",
-        config=config.ItemFeatures,
+        config=config.Features,
     ),
     Stage(
         name="user_features",
@@ -190,7 +190,7 @@ STAGES: tuple[Stage, ...] = (
         inputs=("user_vectors", "histories"),
         kind=Kind.ARTIFACT,
         maker="feature_repo.publish:publish_users",
-        config=config.UserFeatures,
+        config=config.Features,
     ),
     Stage(
         name="examples",

@@ -14,7 +14,7 @@ import pytest
 
 from feature_repo.publish import publish_items, publish_users
 from pipeline import schemas
-from pipeline.config import ItemFeatures, UserFeatures
+from pipeline.config import Features
 from pipeline.storage import Dataset, Outcome, Workspace, commit, write_shard
 
 START = datetime(2024, 3, 1, tzinfo=UTC)
@@ -45,7 +45,7 @@ class World:
         output = self.workspace.dataset("item_features", fingerprint, None)
         output.folder.mkdir(parents=True, exist_ok=True)
         outcome = publish_items(
-            ItemFeatures(**settings), output.folder, item_vectors=self.item_vectors, item_stats=self.item_stats
+            Features(**settings), output.folder, item_vectors=self.item_vectors, item_stats=self.item_stats
         )
         commit(output, outcome, {})
         return output
@@ -54,7 +54,7 @@ class World:
         output = self.workspace.dataset("user_features", fingerprint, None)
         output.folder.mkdir(parents=True, exist_ok=True)
         outcome = publish_users(
-            UserFeatures(**settings), output.folder, user_vectors=self.user_vectors, histories=self.histories
+            Features(**settings), output.folder, user_vectors=self.user_vectors, histories=self.histories
         )
         commit(output, outcome, {})
         return output

@@ -182,14 +182,14 @@ import sys
 from pathlib import Path
 from feature_repo.publish import publish_items
 from pipeline import schemas
-from pipeline.config import ItemFeatures
+from pipeline.config import Features
 from pipeline.storage import Workspace
 workspace = Workspace(Path(sys.argv[1]))
 inputs = [workspace.dataset(name, fingerprint, schema) for name, fingerprint, schema in (
     ("item_vectors", sys.argv[2], schemas.ITEM_VECTORS), ("item_stats", sys.argv[3], schemas.ITEM_STATS))]
 folder = workspace.root / "item_features" / ("a" * 16)
 folder.mkdir(parents=True, exist_ok=True)
-publish_items(ItemFeatures(write_batch_rows=1), folder, item_vectors=inputs[0], item_stats=inputs[1])
+publish_items(Features(write_batch_rows=1), folder, item_vectors=inputs[0], item_stats=inputs[1])
 """
 
 

@@ -41,7 +41,7 @@ def made_up_datasets(root, strength=STRENGTH, num_users=60, rows_per_user=15, vo
             write_shard(dataset.folder / "part-00000.parquet", teacher_rows(vocabulary))
         elif name == "item_stats":
             write_shard(dataset.folder / "part-00000.parquet", item_stats())
-        commit(dataset, replace(outcome, details=details), {"source": f"made up", "seconds": 12.5,
+        commit(dataset, replace(outcome, details=details), {"source": "made up", "seconds": 12.5,
                                                             "created_at": "2026-01-02T03:04:05+00:00"})  # fmt: skip
     return datasets
 
