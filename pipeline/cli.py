@@ -19,6 +19,9 @@ from pipeline.source import built_in_sources, load_source
 from pipeline.stages import BY_NAME, STAGES
 from pipeline.storage import Workspace, write_atomically
 
+ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "passive"}
+"""Nothing comes from a model hub; and threads that wait sleep, since on a shared machine spinning ones slow training
+down ten times."""
 DEFAULTS = {"source": "movielens-100k", "preset": "small", "overrides": []}
 
 app = typer.Typer(
@@ -166,7 +169,8 @@ def _stage_names(names: list[str]) -> list[str]:
 def _plan(
     work: Path, source: str | None, preset: str | None, overrides: Iterable[str] | None, *, remember: bool = True
 ) -> Plan:
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     if work.exists() and not work.is_dir():
         raise UsageError(f"--work {work} is a file; name a folder")
     workspace = Workspace(work)
