@@ -50,14 +50,17 @@ def run_and_kill(work: Path, stage: str, after_seconds: float) -> None:
     assert process.stderr is not None
     deadline = threading.Timer(600, lambda: os.killpg(process.pid, signal.SIGKILL))
     deadline.start()
+    is_reached = False
     for line in process.stderr:
         if f"] {stage}:" in line:
+            is_reached = True
             time.sleep(after_seconds)
             break
     deadline.cancel()
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     process.stderr.close()
+    assert is_reached, f"the run ended before {stage}"
 
 
 def comparable(value):
