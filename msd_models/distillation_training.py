@@ -49,12 +49,14 @@ def train(model: Any, rows: Sequence[dict[str, Any]], config: Student, fill: int
     from transformers.trainer_utils import get_last_checkpoint
 
     class CompletionTrainer(Trainer):  # type: ignore[misc]
-        """The Trainer with logits on completion positions only."""
+        """The Trainer with logits on completion positions only; its own autocast covers whole forward passes alone."""
 
         def compute_loss(
             self, model: Any, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **_: Any
         ) -> Any:
-            return completion_loss(model, inputs["input_ids"], inputs["labels"])
+            kind = next(model.parameters()).device.type
+            with torch.autocast(kind, dtype=torch.bfloat16, enabled=self.args.bf16):
+                return completion_loss(model, inputs["input_ids"], inputs["labels"])
 
     started = time.monotonic()
     steps = math.ceil(len(rows) / config.batch_size) * config.epochs

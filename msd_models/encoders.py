@@ -14,7 +14,7 @@ import torch
 from msd_models.language_model import device, folder_digest, load_encoder, load_tokenizer, model_folder, resolve_dtype
 from msd_models.sentence_encoder import SentenceEncoder, pool
 from msd_models.student_prompt import TEMPLATE, prompt_ids
-from msd_models.token_batches import pad, token_batches
+from msd_models.token_batches import map_batches, pad, token_batches
 from pipeline.config import Vectors
 from pipeline.errors import ConfigError, StageError
 from pipeline.settings import digest
@@ -76,8 +76,10 @@ class StudentEncoder:
         vectors_ND = np.zeros((len(texts), self.dimension), dtype=np.float32)
         limit = self.config.max_tokens
         ids = [self.prompt.of(text, max_tokens=limit, keep_end=keep_end) for text in texts]
-        for rows in token_batches([len(row) for row in ids], self.config.batch_tokens):
-            vectors_ND[rows] = self._encode_batch([ids[row] for row in rows])
+        batches = list(token_batches([len(row) for row in ids], self.config.batch_tokens))
+        made = map_batches(lambda rows: self._encode_batch([ids[row] for row in rows]), batches, self.model.device)
+        for rows, vectors_BD in zip(batches, made, strict=True):
+            vectors_ND[rows] = vectors_BD
         return vectors_ND
 
     @torch.inference_mode()

@@ -82,6 +82,17 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+@contextmanager
+def cpu_threads(count: int) -> Iterator[None]:
+    """Runs torch on this many threads, 0 for as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def load_tokenizer(folder: Path) -> Any:
     """The folder's fast tokenizer, padding token set."""
     from transformers import AutoTokenizer

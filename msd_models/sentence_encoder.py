@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from msd_models.language_model import device, load_encoder, load_tokenizer, model_folder
-from msd_models.token_batches import pad, token_batches
+from msd_models.token_batches import map_batches, pad, token_batches
 
 # B rows of a batch, T tokens, D dimensions, N texts
 
@@ -36,8 +36,10 @@ class SentenceEncoder:
             return vectors_ND
         limit = min(max_tokens, self.longest)
         ids = self.tokenizer(list(texts), truncation=True, max_length=limit, split_special_tokens=True)["input_ids"]
-        for rows in token_batches([len(row) for row in ids], batch_tokens):
-            vectors_ND[rows] = self._encode_batch([ids[row] for row in rows])
+        batches = list(token_batches([len(row) for row in ids], batch_tokens))
+        made = map_batches(lambda rows: self._encode_batch([ids[row] for row in rows]), batches, self.model.device)
+        for rows, vectors_BD in zip(batches, made, strict=True):
+            vectors_ND[rows] = vectors_BD
         return vectors_ND
 
     @torch.inference_mode()

@@ -12,9 +12,9 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from msd_models.distillation_rows import Row, split_rows, training_rows
+from msd_models.distillation_rows import Row, Split, split_rows, training_rows
 from msd_models.distillation_training import Training, train
-from msd_models.language_model import load_causal, quiet_transformers, resolve_dtype
+from msd_models.language_model import cpu_threads, load_causal, quiet_transformers, resolve_dtype
 from msd_models.phrases import PhraseScores, phrase_f1
 from msd_models.sentence_encoder import SentenceEncoder
 from msd_models.student_layers import initial_student
@@ -53,6 +53,17 @@ def distill(config: Student, folder: Path, teacher_outputs: Dataset) -> Outcome:
             f"student: none of {teacher_outputs.num_rows():,} teacher rows can be trained on; wanted at least 2 with"
             " status ok; look at them: msd show teacher_outputs"
         )
+    with cpu_threads(config.threads):
+        details = _train_and_measure(config, folder, split)
+    return Outcome(
+        rows_in=teacher_outputs.num_rows(),
+        rows_ok=len(split.train) + len(split.holdout),
+        rows_skipped=len(split.skipped),
+        details=details,
+    )
+
+
+def _train_and_measure(config: Student, folder: Path, split: Split) -> dict[str, Any]:
     model, tokenizer = initial_student(config, _training_texts(split.train))
     prompt = prompt_ids(tokenizer)
     measured = sorted(split.holdout, key=lambda row: row["prompt_id"])[: config.max_holdout_rows]
@@ -64,12 +75,7 @@ def distill(config: Student, folder: Path, teacher_outputs: Dataset) -> Outcome:
     scores, scores_untrained = _scores(measured, [said, untrained], config)
     _write_holdout(folder / "holdout.parquet", measured, said, scores)
     shutil.rmtree(folder / "_checkpoints", ignore_errors=True)
-    return Outcome(
-        rows_in=teacher_outputs.num_rows(),
-        rows_ok=len(split.train) + len(split.holdout),
-        rows_skipped=len(split.skipped),
-        details=_details(config, training, len(split.train), scores, scores_untrained),
-    )
+    return _details(config, training, len(split.train), scores, scores_untrained)
 
 
 @torch.inference_mode()
