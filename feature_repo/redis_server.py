@@ -10,6 +10,7 @@ import importlib.util
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -56,6 +57,8 @@ def running_redis(work: Path) -> Iterator[Redis]:
 
 def serve_redis(work: Path) -> None:
     """Keeps the server running in the foreground until interrupted; prints its address on stdout."""
+    # A shell that starts it in the background makes it ignore interrupts; whoever sends one means it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with running_redis(work) as redis:
         if (work / "feast").is_dir():
             write_settings(work / "feast", redis)
