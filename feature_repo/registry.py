@@ -1,7 +1,7 @@
 """What Feast's registry points at: views applied where they differ, and the service `ctr` on the active space."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from feature_repo.definitions import (
     ITEM_STATS,
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def apply_views(store: "FeatureStore", plans: Sequence[ViewPlan], *, online: bool) -> None:
     """Registers the entities and the views; a view of the same name is replaced."""
-    store.apply([*entities(), *(feature_view(plan, online=online) for plan in plans)])
+    _apply(store, [*entities(), *(feature_view(plan, online=online) for plan in plans)])
 
 
 def ensure_views(store: "FeatureStore", plans: Sequence[ViewPlan]) -> None:
@@ -44,7 +44,7 @@ def activate(store: "FeatureStore", space_id: str) -> bool:
     names = (item_view_name(space_id), user_view_name(space_id), USER_HISTORIES, ITEM_STATS)
     if not all(name in known for name in names):
         return False
-    store.apply([feature_service(space_id, [known[name] for name in names])])
+    _apply(store, [feature_service(space_id, [known[name] for name in names])])
     return True
 
 
@@ -67,6 +67,12 @@ def active_space(store: "FeatureStore") -> str:
     }
     check_spaces(space_id, spaces)
     return space_id
+
+
+def _apply(store: "FeatureStore", objects: Sequence[Any]) -> None:
+    """Applies, and makes the store see it: Feast goes on reading its cached registry until the cache's time is up."""
+    store.apply([*objects])
+    store.refresh_registry()
 
 
 def check_spaces(space_id: str, spaces: dict[str, str]) -> None:
