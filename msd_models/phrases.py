@@ -1,7 +1,7 @@
 """Phrase lists: cleaning, and the F1 of one list against another by one-to-one matching of sentence vectors.
 
 Two phrases are equal when the cosine of their vectors passes τ. Each phrase is matched at most once, by the assignment
-of largest total similarity: greedy many-to-one matching would reward repeating a phrase (METHODS: MSD 4).
+of largest total similarity: greedy many-to-one matching would reward repeating a phrase (docs/methods.md).
 """
 
 from collections.abc import Callable, Iterable, Sequence

@@ -1,4 +1,4 @@
-"""Teacher outputs from prompts: a large model names what a text says and what it implies (METHODS: MSD 2).
+"""Teacher outputs from prompts: a large model names what a text says and what it implies (docs/methods.md).
 
 Row-wise: one batch of prompts in, one batch of outputs out. A row the teacher fails on is kept, with its reason.
 """

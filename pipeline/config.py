@@ -71,7 +71,7 @@ class Histories:
 
 @dataclass(frozen=True, kw_only=True)
 class Prompts:
-    """Settings of prompts (METHODS: MSD 1)."""
+    """Settings of prompts (docs/methods.md)."""
 
     item_rows: int = 160
     """n: items the teacher reads."""
@@ -125,7 +125,7 @@ class TeacherOutputs:
 
 @dataclass(frozen=True, kw_only=True)
 class Student:
-    """Settings of student (METHODS: MSD 3 and 4)."""
+    """Settings of student (docs/methods.md)."""
 
     base_model: str = "smollm2-135m-instruct"
     """Whose layers, embeddings and tokenizer the student starts from: a built-in name or a path. `tiny-random`, for
@@ -220,7 +220,7 @@ class CtrModel:
     max_history: int = 20
     """The latest events of the history that the CTR model reads."""
     top_k: int = 5
-    """k history positions most similar to the target, added up (METHODS: MSD 7)."""
+    """k history positions most similar to the target, added up (docs/methods.md)."""
     mask: str = "popular"
     """Frequency-guided masking of history items: popular, rare, word2vec or none."""
     mask_min: float = 0.05

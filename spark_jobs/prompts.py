@@ -1,4 +1,4 @@
-"""prompts: the sampled items and users that the teacher will read (METHODS: MSD 1).
+"""prompts: the sampled items and users that the teacher will read (docs/methods.md).
 
 Users are drawn once each, at one snapshot inside the training window that a stable hash picks, so that nothing after
 the window can reach the teacher. A user's stratum is the band of the history's length, and longer histories weigh more.
