@@ -1,7 +1,7 @@
 """Token-level distillation: the Hugging Face Trainer over teacher rows, loss on the completion only.
 
-L = − Σ log P_student(y_t | y_<t, x) over the teacher's tokens (docs/methods.md), per batch the mean over its tokens. The
-vocabulary head costs more than six layers of this width, so logits are made for completion positions alone.
+L = − Σ log P_student(y_t | y_<t, x) over the teacher's tokens (docs/methods.md), per batch the mean over its tokens.
+The vocabulary head costs more than six layers of this width, so logits are made for completion positions alone.
 """
 
 import math
