@@ -1,8 +1,8 @@
 """MSD's reading of frozen vectors: adaptors, frequency-guided masking and fusion of the relevant history items.
 
 As in docs/methods.md (MSD, arXiv 2412.06860). The vectors themselves are never trained; the adaptors are. The item
-table is adapted once a step where it is smaller than the batch's positions, else its distinct rows in the batch are: an item
-that stands in a thousand histories costs one MLP row.
+table is adapted once a step where it is smaller than the batch's positions, else its distinct rows in the batch are: an
+item that stands in a thousand histories costs one MLP row.
 """
 
 # Letters: B batch, L history positions, K chosen positions, C catalogue entries, R rows of a table, U distinct rows,
