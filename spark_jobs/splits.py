@@ -99,7 +99,9 @@ def _check_none_is_empty(result: DataFrame, source: Source) -> None:
     if not counts or not empty:
         return
     told = ", ".join(f"{counts[name]:,} {name}" for name in sorted(counts))
+    shortest = source.labels.min_history
+    lower = f", or lower min_history = {shortest}" if shortest else ""
     raise SourceError(
         f'{source.name}: [labels] split by = "{source.labels.split_by}" leaves no row for {" and ".join(empty)} (found'
-        f" {told}); give each a share in fractions, split otherwise, or lower min_history = {source.labels.min_history}"
+        f" {told}); add events, give each split a share in fractions, or split otherwise{lower}"
     )
