@@ -14,6 +14,11 @@ def _free(default: Any) -> Any:
     return field(default=default, metadata={"identity": False})
 
 
+def _path(default: str) -> Any:
+    """A name or a path: where a file or folder lies there, its bytes and not its place enter the fingerprint."""
+    return field(default=default, metadata={"content": True})
+
+
 @dataclass(frozen=True, kw_only=True)
 class Items:
     """Settings of items."""
@@ -87,6 +92,14 @@ class Prompts:
     """g in the weight above."""
     history_titles: int = 8
     """Titles of a user's history shown in a prompt, the latest ones."""
+    near_duplicate: float = 0.9
+    """Jaccard similarity of character shingles from which two sampled texts with the same numbers in them are read by
+    the teacher once; above 1, every text is read by itself."""
+    focus: str = _path("")
+    """A second round: `strata.json` of a committed student; its weakest strata get the extra rows below."""
+    focus_rows: int = 0
+    """Rows of the second round, on top of item_rows and user_rows, shared out by 1 − F1 of the strata; rows of the first
+    round stay in the sample, so that only new ones are generated."""
     seed: int = 0
     """Of the draw; the draw depends on the seed and the ids only."""
 
@@ -96,27 +109,64 @@ class TeacherOutputs:
     """Settings of teacher_outputs."""
 
     generator: str = "vllm"
-    """`vllm`, or `scripted`: phrases read from `script` (tests, hand-written gold)."""
-    model: str = "smollm2-135m-instruct"
-    """A built-in name or the path of a Hugging Face model folder."""
-    script: str = ""
-    """With generator = scripted: JSONL of {text, rationale, explicit, implicit}."""
+    """`vllm`: a model loaded here; `openai`: a server that speaks OpenAI's protocol, such as a `vllm serve` cluster;
+    `scripted`: phrases read from `script` (tests, hand-written gold)."""
+    model: str = _path("smollm2-135m-instruct")
+    """A built-in name or the path of a Hugging Face model folder; with `openai`, the name the server knows it by."""
+    revision: str = ""
+    """With `openai`: which weights the server serves; part of the content key, as nothing else says they changed."""
+    tokenizer: str = _path("")
+    """With `openai`: built-in name or folder of the model's tokenizer, to cut texts; empty: that of `model`."""
+    endpoint: str = _free("http://127.0.0.1:8000/v1")
+    """With `openai`: the server's base address. Its key, if it wants one, comes from OPENAI_API_KEY."""
+    concurrency: int = _free(64)
+    """With `openai`: requests under way at once."""
+    timeout_seconds: float = _free(120.0)
+    """With `openai`: how long one request may take before it is tried again."""
+    script: str = _path("")
+    """With `scripted`: JSONL of {text, rationale, explicit, implicit}."""
+    template: str = _path("key-phrases")
+    """The prompt's words: a built-in name or a folder of `<level>.<language>.jinja` files."""
+    language: str = "auto"
+    """Of the prompt: en, zh, or auto (zh where Han characters make up a third of the text's letters)."""
+    references: str = _path("")
+    """Worked examples: a TOML file like msd_models/templates/references.toml; empty: those that come along."""
+    num_references: int = 1
+    """Worked examples in each prompt."""
     max_text_tokens: int = 160
-    """The entity's text is cut to this many tokens in the prompt."""
+    """The entity's text is cut to this many tokens in the prompt; what was cut is counted."""
     max_output_tokens: int = 112
     """Upper bound of a completion."""
     temperature: float = 0.0
-    """0 is greedy."""
+    """Of the first attempt; 0 is greedy."""
     frequency_penalty: float = 0.4
     """Lowers the odds of tokens already written; a small model repeats itself without it."""
     seed: int = 0
     """Of sampling, where temperature is above 0."""
-    max_rejected_share: float = _free(0.5)
+    max_attempts: int = 3
+    """Completions asked for at most until one can be used; each attempt has a seed of its own."""
+    retry_temperature: float = 0.7
+    """Of the second attempt and those after it: a greedy one would say the same again."""
+    phrase_encoder: str = _path("all-minilm-l6-v2")
+    """Sentence encoder that compares phrases with the text, and texts with worked examples."""
+    grounding_threshold: float = 0.8
+    """An explicit phrase that does not occur in the text stays explicit from this cosine with a part of it on."""
+    unrelated_threshold: float = 0.1
+    """A phrase below this cosine with every part of the text is dropped."""
+    max_rejected_share: float = _free(0.2)
     """Above this share of rejected rows the stage fails by name."""
+    max_tokens: int = _free(0)
+    """Prompt and output tokens the stage may cost; it does not start above; 0: no limit. See: msd plan."""
+    max_seconds: float = _free(0.0)
+    """Seconds the stage may take at the throughput measured on this machine; it does not start above; 0: no limit."""
     shard_rows: int = _free(64)
-    """Rows per shard: what a killed run has to generate again at most."""
+    """Rows per file of the dataset; what has been generated is kept row by row."""
     dtype: str = _free("auto")
     """bfloat16, float16, float32 or auto (bfloat16 where the processor has it)."""
+    data_parallel: int = _free(1)
+    """Copies of the model side by side, each on GPUs of its own."""
+    tensor_parallel: int = _free(1)
+    """GPUs one copy of the model is spread over."""
     kv_cache_gib: float = _free(1.0)
     """Memory of vLLM's key/value cache on a CPU."""
     gpu_memory_share: float = _free(0.85)
@@ -124,34 +174,76 @@ class TeacherOutputs:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TeacherQuality:
+    """Settings of teacher_quality."""
+
+    phrase_encoder: str = _path("all-minilm-l6-v2")
+    """Sentence encoder of texts and phrases in the redundancy probe."""
+    max_probe_rows: int = 5000
+    """Rows of the redundancy probe at most, the first by a hash of the id."""
+    probe_folds: int = 5
+    """Folds of the probe's cross-validation."""
+    seed: int = 0
+    """Of the folds."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Student:
     """Settings of student (docs/methods.md)."""
 
-    base_model: str = "smollm2-135m-instruct"
+    base_model: str = _path("smollm2-135m-instruct")
     """Whose layers, embeddings and tokenizer the student starts from: a built-in name or a path. `tiny-random`, for
     tests, is a small random Llama with a vocabulary fitted on the teacher's rows; it wants tens of epochs."""
     num_layers: int = 6
     """Layers kept, evenly spaced over the base model's."""
+    lora_rank: int = 0
+    """0 trains every weight of the kept layers; above, adapters of this rank on frozen layers, merged when exported."""
+    lora_alpha: float = 32.0
+    """Scale of the adapters: W = W0 + (alpha / rank)·B·A."""
     epochs: int = 6
     """Passes over the teacher's rows."""
     batch_size: int = 8
-    """Rows per optimiser step."""
+    """Rows per optimiser step, over all processes and accumulated steps."""
+    accumulate: int = 1
+    """Forward passes that one optimiser step adds up; divides batch_size."""
+    pack: bool = True
+    """Rows of a forward pass stand in one sequence without padding and do not see each other."""
     learning_rate: float = 1e-3
     """Peak of a linear schedule with 10% warm-up."""
     max_length: int = 256
     """Tokens of prompt and completion together; longer rows lose prompt tokens."""
+    train_share: float = 1.0
+    """Share of the training rows that are used, nested: a larger share holds the smaller one's rows."""
+    shuffle_phrases: int = 0
+    """Copies of each training row with its phrases in another order, within explicit and within implicit."""
+    substitute_words: int = 0
+    """Copies of each training row with words replaced by the dictionary's, in text and phrases together."""
+    dictionary: str = _path("")
+    """TOML of interchangeable words like msd_models/templates/dictionary.toml; empty: the one that comes along."""
+    choose_by: str = "nll"
+    """Which epoch is kept, judged on the rows for choosing: `nll` of the teacher's tokens, `f1` of phrases, `auc` gained
+    over a tabular model downstream (SuKD), or `last`."""
+    choosing_share: float = 0.1
+    """Share of teacher rows kept out of training for choosing the epoch, by a hash of the id."""
     holdout_share: float = 0.15
-    """Share of teacher rows kept out of training for the phrase F1, chosen by a hash of the id."""
+    """Share of teacher rows kept out of training and choosing for the phrase F1, by a hash of the id."""
     max_holdout_rows: int = 24
-    """Upper bound of the rows the F1 is measured on."""
-    phrase_encoder: str = "all-minilm-l6-v2"
+    """Upper bound of the rows the F1 is measured on; also of those an epoch is chosen on by F1."""
+    phrase_encoder: str = _path("all-minilm-l6-v2")
     """Sentence encoder that compares phrases."""
-    phrase_threshold: float = 0.75
-    """τ: two phrases are equal from this cosine on."""
+    phrase_threshold: float = 0.0
+    """τ: two phrases are equal from this cosine on; 0 calibrates it on `phrase_pairs`."""
+    phrase_pairs: str = _path("")
+    """JSONL of {a, b, same}, labelled by hand, that τ is calibrated on; empty: the pairs that come along."""
+    gold: str = _path("")
+    """JSONL of hand-written phrases (see: msd gold), which teacher and student are both measured against; empty: none,
+    or those that come along with a built-in source."""
     seed: int = 0
     """Of shuffling and of the hold-out."""
     dtype: str = "auto"
     """Of training: float32, bfloat16 or auto (bfloat16 where the processor multiplies it natively)."""
+    processes: int = _free(1)
+    """Training processes on this machine (torchrun, DDP), one a GPU; batch_size is shared out among them."""
     threads: int = _free(1)
     """Threads on a CPU, 0 for all cores. Two are 1.6 times as fast as one on a quiet machine and half as fast on a busy
     one."""
@@ -181,7 +273,7 @@ class Vectors:
 class TextVectors(Vectors):
     """Settings of item_text_vectors and of user_text_vectors: those of item_vectors under another encoder."""
 
-    encoder: str = "all-minilm-l6-v2"
+    encoder: str = _path("all-minilm-l6-v2")
     """A built-in sentence encoder or the path of a Hugging Face model folder."""
 
 

@@ -40,6 +40,10 @@ class Stage:
     """None for artifacts, whose files speak for themselves."""
     source_tables: tuple[str, ...] = ()
     """Tables of the source's TOML the maker reads; where there are any, it also takes `source`."""
+    package_files: tuple[str, ...] = ()
+    """Files and folders of the packages (`msd_models/templates`) whose content is part of the fingerprint."""
+    planner: str | None = None
+    """`module:function` of a Job that says what the stage would cost, for `msd plan` and for its own limits."""
     version: int = 1
     """Raised when the code changes what the stage makes; part of the fingerprint."""
 
@@ -52,6 +56,7 @@ REPORTED = (
     "histories",
     "prompts",
     "teacher_outputs",
+    "teacher_quality",
     "student",
     "item_vectors",
     "user_vectors",
@@ -131,14 +136,25 @@ STAGES: tuple[Stage, ...] = (
         maker="msd_models.teacher:teach",
         config=config.TeacherOutputs,
         schema=schemas.TEACHER_OUTPUTS,
+        package_files=("msd_models/templates",),
+        planner="msd_models.teacher_plan:estimate",
+    ),
+    Stage(
+        name="teacher_quality",
+        summary="how good the teacher's rows are and how far they stand for the catalogue",
+        inputs=("teacher_outputs", "prompts", "items", "item_stats"),
+        kind=Kind.ARTIFACT,
+        maker="msd_models.teacher_quality:examine",
+        config=config.TeacherQuality,
     ),
     Stage(
         name="student",
         summary="a small language model distilled on the teacher's tokens, with its phrase F1",
-        inputs=("teacher_outputs",),
+        inputs=("teacher_outputs", "items", "interactions", "histories", "item_stats"),
         kind=Kind.ARTIFACT,
         maker="msd_models.student:distill",
         config=config.Student,
+        package_files=("msd_models/measures",),
     ),
     Stage(
         name="item_vectors",
