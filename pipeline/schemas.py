@@ -98,7 +98,7 @@ PROMPTS = pa.schema(
         _column(
             "representative_id",
             pa.string(),
-            "prompt_id of the near-duplicate whose output this row gets; its own where the teacher reads the row itself.",
+            "prompt_id of the near-duplicate whose output this row gets; its own where it is read itself.",
         ),
         _column("teacher_text", pa.string(), "What the teacher reads: the text of the representative."),
         _column("inclusion_probability", pa.float64(), "Probability that the sample holds this row, in (0, 1]."),
@@ -123,12 +123,18 @@ TEACHER_OUTPUTS = pa.schema(
         _column("reference_ids", pa.list_(pa.string()), "Which worked examples the prompt showed, in order."),
         _column("content_key", pa.string(), "Hash of all that the first attempt's completion depends on."),
         _column("attempts", pa.int32(), "Completions that were asked for; 0 where the prompt had no room."),
-        _column("prompt_tokens", pa.int32(), "Tokens of the prompts of all attempts; 0 where a representative's are used."),
-        _column("output_tokens", pa.int32(), "Tokens of all attempts' completions; 0 where a representative's are used."),
+        _column(
+            "prompt_tokens", pa.int32(), "Tokens of the prompts of all attempts; 0 where a representative's are used."
+        ),
+        _column(
+            "output_tokens", pa.int32(), "Tokens of all attempts' completions; 0 where a representative's are used."
+        ),
         _column("text_tokens_cut", pa.int32(), "Tokens of the text left out of the prompt for its length."),
         _column("moved_to_implicit", pa.int32(), "Phrases said to be explicit that do not occur in the text."),
         _column("moved_to_explicit", pa.int32(), "Phrases said to be implicit that the text states."),
-        _column("unrelated_phrases", pa.int32(), "Phrases dropped: no part of the text is near, or copied from an example."),
+        _column(
+            "unrelated_phrases", pa.int32(), "Phrases dropped: no part of the text is near, or copied from an example."
+        ),
         _column("repeated_phrases", pa.int32(), "Phrases dropped: said before."),
     ]
 )

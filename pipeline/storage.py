@@ -199,20 +199,34 @@ def file_digest(path: Path) -> str:
 
 
 @contextmanager
-def held_by_us(dataset: Dataset) -> Iterator[None]:
-    """Holds the dataset against other runs; a killed process lets go by itself.
+def held_by_us(dataset: Dataset, *, part: str = "") -> Iterator[None]:
+    """Holds the dataset, or a part of it, against other runs; a killed process lets go by itself.
+
+    Args:
+        dataset: to be made.
+        part: name of a part that others may stand beside; empty for the whole.
 
     Raises:
-        BusyError: another process is making the same dataset.
+        BusyError: another process is making the same dataset, or the same part.
     """
     dataset.folder.parent.mkdir(parents=True, exist_ok=True)
     lock_path = dataset.folder.parent / f".{dataset.fingerprint}.lock"
-    with lock_path.open("a+") as lock:
+    with _locked(lock_path, dataset.name, shared=bool(part)):
+        if not part:
+            yield
+            return
+        with _locked(lock_path.with_suffix(f".{part}.lock"), f"slice {part} of {dataset.name}", shared=False):
+            yield
+
+
+@contextmanager
+def _locked(path: Path, what: str, *, shared: bool) -> Iterator[None]:
+    with path.open("a+") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise BusyError(
-                f"{dataset.name} is being made by another run; wait for it to end, or use another --work"
+                f"{what} is being made by another run; wait for it to end, or use another --work"
             ) from error
         yield
 

@@ -18,7 +18,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from pipeline.errors import StageError
-from pipeline.runner import Job
+from pipeline.job import Job
 from pipeline.schemas import REJECTED
 from pipeline.storage import Dataset, Outcome
 from spark_jobs.session import session, spark_schema

@@ -13,12 +13,12 @@ import pyarrow as pa
 import pytest
 
 from pipeline import schemas
-from pipeline.errors import BusyError, ConfigError, StageError
-from pipeline.runner import make_plan, run, run_stage
+from pipeline.errors import BusyError, ConfigError, MsdError, StageError
+from pipeline.runner import make_plan, run, run_slice, run_stage
 from pipeline.settings import resolve
 from pipeline.source import load_source
 from pipeline.stages import BY_NAME, STAGES, with_ancestors
-from pipeline.storage import Outcome, Workspace, commit, write_shard
+from pipeline.storage import Outcome, Workspace, commit, held_by_us, write_shard
 
 NUM_PROMPTS = 10
 SOURCE = """
@@ -58,9 +58,22 @@ def answered(batch):
         answer = dict.fromkeys(schemas.TEACHER_OUTPUTS.names, row["text"])
         answer |= {"prompt_id": row["prompt_id"], "status": "rejected" if is_bad else "ok",
                    "reason": "ends in seven" if is_bad else None, "explicit_phrases": [row["text"]],
-                   "implicit_phrases": [], "prompt_tokens": 3, "output_tokens": 2}
+                   "implicit_phrases": [], "reference_ids": []}
+        answer |= {field.name: 1 for field in schemas.TEACHER_OUTPUTS if pa.types.is_integer(field.type)}
         rows.append(answer)
     return pa.RecordBatch.from_pylist(rows, schema=schemas.TEACHER_OUTPUTS)
+
+
+def remember(batches, config, store):
+    for batch in batches:
+        keys = [row["entity_id"] for row in batch.to_pylist()]
+        known = store.get_many(keys)
+        for key in keys:
+            if key not in known:
+                with open(os.environ["MSD_TEST_LOG"], "a") as log:
+                    log.write(key + " ")
+                store.put(key, {"said": key})
+        yield answered(batch)
 
 
 def keep_even(batches, config):
@@ -83,12 +96,12 @@ def lose_a_column(batches, config):
         yield answered(batch).drop_columns(["raw_text"])
 
 
-def write_model(config, folder, teacher_outputs):
+def write_model(config, folder, teacher_outputs, **others):
     (folder / "model.txt").write_text(str(teacher_outputs.num_rows()))
     return Outcome(rows_in=teacher_outputs.num_rows(), rows_ok=teacher_outputs.num_rows(), details={"layers": config.num_layers})
 
 
-def read_source(config, folder, source, teacher_outputs):
+def read_source(config, folder, source, teacher_outputs, **others):
     (folder / "name.txt").write_text(source.name)
     return Outcome()
 '''  # noqa: E501
@@ -122,7 +135,8 @@ def root(tmp_path, monkeypatch):
 def prompt_rows():
     rows = [
         {"prompt_id": f"item:{number}", "level": "item", "entity_id": str(number), "snapshot_at": None, "stratum": "s",
-         "text": f"text {number}", "inclusion_probability": 1.0}
+         "text": f"text {number}", "representative_id": f"item:{number}", "teacher_text": f"text {number}",
+         "inclusion_probability": 1.0}
         for number in range(NUM_PROMPTS)
     ]  # fmt: skip
     return pa.Table.from_pylist(rows, schema=schemas.PROMPTS)
@@ -193,6 +207,71 @@ def test_a_killed_stage_goes_on_at_the_missing_shard_with_the_same_bytes(root, k
         path.unlink()
     run_stage(undisturbed, stage_of("teach"))
     assert shard_bytes(undisturbed) == resumed
+
+
+def test_slices_make_disjoint_shards_and_the_whole_run_finds_them(root, monkeypatch):
+    log = root / "made.txt"
+    monkeypatch.setenv("MSD_TEST_LOG", str(log))
+    monkeypatch.setitem(BY_NAME, "teacher_outputs", stage_of("remember"))
+    plan = plan_in(root)
+    output = plan.dataset("teacher_outputs")
+    for number in (2, 3, 1):
+        run_slice(plan, "teacher_outputs", number, 3)
+        assert output.manifest is None
+    shards = {path: path.read_bytes() for path in output.shards()}
+    assert len(shards) == 4
+    run_stage(plan, BY_NAME["teacher_outputs"])
+    assert {path: path.read_bytes() for path in output.shards()} == shards
+    assert output.manifest["rows_in"] == NUM_PROMPTS
+    assert sorted(log.read_text().split(), key=int) == [str(number) for number in range(NUM_PROMPTS)]
+
+
+def test_what_the_store_holds_is_not_made_again_under_other_settings(root, monkeypatch):
+    log = root / "made.txt"
+    monkeypatch.setenv("MSD_TEST_LOG", str(log))
+    run_stage(plan_in(root), stage_of("remember"))
+    other = plan_in(root, ["teacher_outputs.seed=5", "teacher_outputs.shard_rows=4"])
+    run_stage(other, stage_of("remember"))
+    assert other.dataset("teacher_outputs").manifest is not None
+    assert len(log.read_text().split()) == NUM_PROMPTS
+
+
+def test_a_slice_and_the_whole_run_never_stand_side_by_side(root):
+    plan = plan_in(root)
+    output = plan.dataset("teacher_outputs")
+    with held_by_us(output, part="1-of-2"), held_by_us(output, part="2-of-2"):
+        with (
+            pytest.raises(BusyError, match="slice 1-of-2 of teacher_outputs is being made"),
+            held_by_us(output, part="1-of-2"),
+        ):
+            pass
+        with pytest.raises(BusyError, match="teacher_outputs is being made"), held_by_us(output):
+            pass
+    with held_by_us(output), pytest.raises(BusyError), held_by_us(output, part="1-of-2"):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "sentence"),
+    [
+        ("student", (1, 2), "is not made row by row"),
+        ("teacher_outputs", (3, 2), "numbered 1 to 2"),
+        ("item_vectors", (1, 2), "item_vectors needs items, item_stats, student first; run: msd run items"),
+    ],
+)
+def test_a_slice_that_cannot_be_made_says_why(root, name, part, sentence):
+    with pytest.raises(MsdError, match=sentence):
+        run_slice(plan_in(root), name, *part)
+
+
+def test_a_file_named_in_a_setting_counts_by_its_bytes(root):
+    files = [root / name for name in ("a.toml", "b.toml", "c.toml")]
+    for path, content in zip(files, ("one", "one", "two"), strict=True):
+        path.write_text(content)
+    prints = [plan_in(root, [f"teacher_outputs.references={path}"]).fingerprints for path in files]
+    assert prints[0] == prints[1]
+    assert prints[0]["prompts"] == prints[2]["prompts"]
+    assert prints[0]["teacher_outputs"] != prints[2]["teacher_outputs"]
 
 
 def test_shards_of_another_size_are_made_anew(root):

@@ -1,0 +1,35 @@
+"""One stage about to run, and how its maker is found."""
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.content_store import ContentStore
+from pipeline.source import Source
+from pipeline.stages import Stage
+from pipeline.storage import Dataset
+
+CONTENT_STORES = "content_store"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One stage about to run: everything its maker may know."""
+
+    stage: Stage
+    config: Any
+    source: Source
+    inputs: Mapping[str, Dataset]
+    output: Dataset
+
+    def open_store(self, *, inbox: bool = False) -> ContentStore:
+        """What the stage has made so far in this work folder, whatever the inputs and settings were."""
+        work = self.output.folder.parent.parent
+        return ContentStore(work / CONTENT_STORES / self.stage.name, inbox=inbox)
+
+
+def load(maker: str) -> Callable[..., Any]:
+    """The function behind `module:function`."""
+    module, _, function = maker.partition(":")
+    return getattr(importlib.import_module(module), function)

@@ -1,0 +1,188 @@
+"""Row-wise stages: a maker takes Arrow batches and gives one back for each, and every batch becomes one shard file.
+
+A shard is written whole, so that a killed run goes on at the next missing one. The shards of one dataset can be made
+side by side: `make_slice` makes one part of them in this process, and whoever then runs the stage finds them there.
+"""
+
+import inspect
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.errors import ConfigError, StageError
+from pipeline.estimate import check_budget
+from pipeline.job import Job, load
+from pipeline.progress import progress
+from pipeline.storage import Outcome, conform, write_atomically, write_shard
+
+
+def execute_rows(job: Job) -> Outcome:
+    """Makes the missing shards in this process and counts the rows of all."""
+    _settle_shard_size(job)
+    make_shards(job, range(num_shards(job)))
+    return finish(job)
+
+
+def make_slice(job: Job, slice_number: int, num_slices: int) -> None:
+    """Makes the missing shards of one slice: the slices are contiguous, and together they are all shards.
+
+    Args:
+        job: whose dataset stays uncommitted.
+        slice_number: 1 to num_slices.
+        num_slices: into how many parts the shards are dealt.
+    """
+    _mark_shard_size(job)
+    total = num_shards(job)
+    bounds = [total * part // num_slices for part in (slice_number - 1, slice_number)]
+    make_shards(job, range(*bounds))
+
+
+def make_shards(job: Job, numbers: range) -> None:
+    """Makes those of the numbered shards that are not on disk, by the stage's maker, in this process."""
+    missing = [number for number in numbers if not shard_path(job.output.folder, number).exists()]
+    total = _rows_of(job, numbers)
+    with progress(job.stage.name, total) as advance:
+        advance(total - sum(rows_of_shard(job, number) for number in missing))
+        if not missing:
+            return
+        check_budget(job)
+        batches = (batch for number, batch in shard_batches(job) if number in numbers)
+        for position, made in enumerate(make_batches(job, batches)):
+            assert position < len(missing), f"{job.stage.name} yielded more batches than it was given"
+            save_shard(job, missing[position], made)
+            advance(rows_of_shard(job, missing[position]))
+
+
+def make_batches(job: Job, batches: Iterator[pa.RecordBatch], *, inbox: bool = False) -> Iterator[pa.RecordBatch]:
+    """The maker's batches; it gets the other inputs by name, and the content store where it asks for one.
+
+    Args:
+        job: whose maker is called.
+        batches: of the first input.
+        inbox: the store is kept still by a driver elsewhere.
+    """
+    maker = load(job.stage.maker)
+    others: dict[str, Any] = {name: job.inputs[name] for name in job.stage.inputs[1:]}
+    if "store" not in inspect.signature(maker).parameters:
+        yield from maker(batches, job.config, **others)
+        return
+    with job.open_store(inbox=inbox) as store:
+        yield from maker(batches, job.config, **others, store=store)
+
+
+def shard_batches(job: Job) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """The input of each shard that is not on disk yet, in order, with the shard's number."""
+    streamed = job.inputs[job.stage.inputs[0]]
+    for number, batch in enumerate(streamed.batches(job.config.shard_rows)):
+        if not shard_path(job.output.folder, number).exists():
+            yield number, batch
+
+
+def save_shard(job: Job, number: int, made: pa.RecordBatch) -> None:
+    """Writes one shard; its footer says how many rows it was made from."""
+    assert job.stage.schema is not None
+    table = conform(pa.Table.from_batches([made]), job.stage.schema)
+    counted = table.replace_schema_metadata({b"rows_in": str(rows_of_shard(job, number)).encode()})
+    write_shard(shard_path(job.output.folder, number), counted)
+
+
+def finish(job: Job) -> Outcome:
+    """Checks that every shard is there and counts the rows.
+
+    Raises:
+        StageError: shards are missing, or more rows were rejected than max_rejected_share allows.
+    """
+    total = job.inputs[job.stage.inputs[0]].num_rows()
+    wanted, found = num_shards(job), len(job.output.shards())
+    if found != wanted:
+        raise StageError(
+            f"{job.stage.name}: {found} shards were made of {wanted}: {job.stage.maker} yields fewer batches than it is"
+            f" given; this is a bug"
+        )
+    return _count_rows(job, total)
+
+
+def num_shards(job: Job) -> int:
+    """Shards of the whole dataset."""
+    return -(-job.inputs[job.stage.inputs[0]].num_rows() // job.config.shard_rows)
+
+
+def rows_of_shard(job: Job, number: int) -> int:
+    """Rows of the first input that shard is made from."""
+    return _rows_of(job, range(number, number + 1))
+
+
+def shard_path(folder: Path, number: int) -> Path:
+    """Where a shard lies."""
+    return folder / f"part-{number:05d}.parquet"
+
+
+def reasons_told(reasons: Mapping[str, int]) -> str:
+    """The most frequent reasons with their counts."""
+    ordered = sorted(reasons.items(), key=lambda pair: -pair[1])
+    return ", ".join(f"{count:,} {reason}" for reason, count in ordered[:5])
+
+
+def _rows_of(job: Job, numbers: range) -> int:
+    total, size = job.inputs[job.stage.inputs[0]].num_rows(), job.config.shard_rows
+    return max(min(numbers.stop * size, total) - min(numbers.start * size, total), 0)
+
+
+def _settle_shard_size(job: Job) -> None:
+    """A shard's number means rows only under the shard size it was cut with: another size starts the folder anew."""
+    folder = job.output.folder
+    if _marked_size(job) not in (None, str(job.config.shard_rows)):
+        # Moved away whole: a folder half removed would lose its marker and keep shards of the old size.
+        doomed = folder.with_name(f".{folder.name}.old")
+        shutil.rmtree(doomed, ignore_errors=True)
+        folder.rename(doomed)
+        shutil.rmtree(doomed)
+        folder.mkdir()
+    _mark_shard_size(job)
+
+
+def _mark_shard_size(job: Job) -> None:
+    name, shard_rows, marked = job.stage.name, job.config.shard_rows, _marked_size(job)
+    if shard_rows < 1:
+        raise ConfigError(f"[{name}] shard_rows must be 1 or more, not {shard_rows}")
+    if marked not in (None, str(shard_rows)):
+        raise ConfigError(
+            f"{name}: shards of {marked} rows are there already, and this slice would cut {shard_rows};"
+            f" use --set {name}.shard_rows={marked}, or run the stage without --slice to begin anew"
+        )
+    write_atomically(job.output.folder / ".shard_rows", str(shard_rows).encode())
+
+
+def _marked_size(job: Job) -> str | None:
+    marker = job.output.folder / ".shard_rows"
+    return marker.read_text() if marker.is_file() else None
+
+
+def _count_rows(job: Job, total: int) -> Outcome:
+    rows = 0
+    reasons: dict[str, int] = {}
+    for path in job.output.shards():
+        rows += pq.ParquetFile(path).metadata.num_rows
+        if job.stage.schema is not None and "reason" in job.stage.schema.names:
+            for row in pq.read_table(path, columns=["reason"], partitioning=None)["reason"].value_counts().to_pylist():
+                if row["values"] is not None:
+                    reasons[row["values"]] = reasons.get(row["values"], 0) + row["counts"]
+    rejected = sum(reasons.values())
+    _check_rejects(job, total, rejected, reasons)
+    return Outcome(
+        rows_in=total, rows_ok=rows - rejected, rows_rejected=rejected, rows_skipped=total - rows, reasons=reasons
+    )
+
+
+def _check_rejects(job: Job, total: int, rejected: int, reasons: Mapping[str, int]) -> None:
+    limit = getattr(job.config, "max_rejected_share", None)
+    if limit is not None and total and rejected / total > limit:
+        raise StageError(
+            f"{job.stage.name}: {rejected:,} of {total:,} rows were rejected, more than max_rejected_share = {limit}:"
+            f" {reasons_told(reasons)}; look at them: msd show {job.stage.name} --rejected; then mend the cause, or"
+            f" raise it with --set {job.stage.name}.max_rejected_share=…"
+        )
