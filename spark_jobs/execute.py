@@ -80,7 +80,14 @@ def _write(job: Job, made: Made) -> Outcome:
     skipped = made.skipped.count() if made.skipped is not None else 0
     rows_in = made.read.count() if made.read is not None else rows_ok + rejected + skipped
     _check(job, rows_in, rows_ok, reasons)
-    return Outcome(rows_in=rows_in, rows_ok=rows_ok, rows_rejected=rejected, rows_skipped=skipped, reasons=reasons)
+    return Outcome(
+        rows_in=rows_in,
+        rows_ok=rows_ok,
+        rows_rejected=rejected,
+        rows_skipped=skipped,
+        reasons=reasons,
+        details=dict(made.details),
+    )
 
 
 def _save_rejected(rejected: DataFrame, folder: Path) -> dict[str, int]:

@@ -4,7 +4,7 @@ Users are drawn once each, at one snapshot inside the training window that a sta
 the window can reach the teacher. A user's stratum is the band of the history's length, and longer histories weigh more.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import pyarrow as pa
 from pyspark.sql import Column, DataFrame
@@ -12,7 +12,9 @@ from pyspark.sql import functions as F
 
 from pipeline import config as configs
 from pipeline import schemas, texts
-from spark_jobs.sampling import draw
+from spark_jobs.focus import second_round
+from spark_jobs.near_duplicates import count_read, with_representatives
+from spark_jobs.sampling import Strata, allot, draw
 from spark_jobs.session import spark_schema
 from spark_jobs.tables import Made, held, stable_hash
 
@@ -21,36 +23,45 @@ MIN_EVENTS = 3
 BANDS = ((10, "3-9 events"), (30, "10-29 events"), (100, "30-99 events"))
 LONGEST_BAND = "100 events or more"
 
+SAMPLED = pa.schema([field for field in schemas.PROMPTS if field.name not in ("representative_id", "teacher_text")])
+"""What is known of a row before near-duplicates are."""
+
 
 def make(
     items: DataFrame, users: DataFrame, item_stats: DataFrame, histories: DataFrame, config: configs.Prompts
 ) -> Made:
-    """Item rows, then user rows; candidates that were not drawn are skipped."""
+    """Item rows and user rows, near-duplicates side by side; candidates that were not drawn are skipped."""
     item_candidates = held(_item_candidates(items, item_stats, config))
     user_candidates = held(_user_candidates(histories, item_stats, config))
-    sampled_items = _draw(item_candidates, config.item_rows, config)
-    sampled_users = _draw(user_candidates, config.user_rows, config)
-    rows = held(
+    strata = _strata({"item": item_candidates, "user": user_candidates}, config)
+    sampled_items = draw(item_candidates, strata["item"], seed=config.seed)
+    sampled_users = draw(user_candidates, strata["user"], seed=config.seed)
+    sampled = held(
         _item_rows(sampled_items, items).unionByName(_user_rows(sampled_users, histories, items, users, config))
     )
+    rows = held(with_representatives(sampled, config.near_duplicate))
     candidates = item_candidates.select("id").unionByName(user_candidates.select("id"))
-    drawn = rows.select(F.col("prompt_id").alias("id"))
+    drawn = sampled.select(F.col("prompt_id").alias("id"))
     return Made(
         rows=rows,
-        order=("prompt_id",),
+        order=("representative_id", "prompt_id"),
         skipped=candidates.join(drawn, on="id", how="left_anti"),
         read=candidates,
+        details={
+            "strata": {level: {"rows": dict(of.rows), "drawn": dict(of.drawn)} for level, of in strata.items()},
+            "near_duplicates": count_read(rows),
+        },
     )
 
 
-def _draw(candidates: DataFrame, num_rows: int, config: configs.Prompts) -> DataFrame:
-    return draw(
-        candidates,
-        num_rows,
-        power=config.stratum_power,
-        min_per_stratum=config.min_per_stratum,
-        seed=config.seed,
-    )
+def _strata(candidates: Mapping[str, DataFrame], config: configs.Prompts) -> dict[str, Strata]:
+    """The first round's strata, and where a second one is asked for, its rows on top."""
+    wanted = {"item": config.item_rows, "user": config.user_rows}
+    strata = {
+        level: allot(frame, wanted[level], power=config.stratum_power, min_per_stratum=config.min_per_stratum)
+        for level, frame in candidates.items()
+    }
+    return second_round(strata, config)
 
 
 def _item_candidates(items: DataFrame, item_stats: DataFrame, config: configs.Prompts) -> DataFrame:
@@ -101,7 +112,7 @@ def _item_rows(sampled: DataFrame, items: DataFrame) -> DataFrame:
         "attributes",
         "inclusion_probability",
     )
-    return read.mapInArrow(_with_item_text, spark_schema(schemas.PROMPTS))
+    return read.mapInArrow(_with_item_text, spark_schema(SAMPLED))
 
 
 def _user_rows(
@@ -133,7 +144,7 @@ def _user_rows(
             "inclusion_probability",
         )
     )
-    return read.mapInArrow(_with_user_text, spark_schema(schemas.PROMPTS))
+    return read.mapInArrow(_with_user_text, spark_schema(SAMPLED))
 
 
 def _latest(column: str, config: configs.Prompts) -> Column:
@@ -156,7 +167,7 @@ def _with_user_text(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatc
 
 def _prompts(batch: pa.RecordBatch, read: list[str]) -> pa.RecordBatch:
     made = {**{name: batch[name] for name in batch.schema.names}, "text": pa.array(read, pa.string())}
-    return pa.RecordBatch.from_pydict({name: made[name] for name in schemas.PROMPTS.names})
+    return pa.RecordBatch.from_pydict({name: made[name] for name in SAMPLED.names})
 
 
 if __name__ == "__main__":

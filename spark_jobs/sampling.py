@@ -7,6 +7,9 @@ rows pass, so that π = 1 − exp(−λw), with λ such that Σ π = n_c (Rosén
 elsewhere off by a term that vanishes with n_c.
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
@@ -16,17 +19,50 @@ OTHER = "other"
 NEWTON_STEPS = 40
 
 
-def draw(candidates: DataFrame, num_rows: int, *, power: float, min_per_stratum: int, seed: int) -> DataFrame:
-    """The sampled rows with `inclusion_probability`.
+@dataclass(frozen=True, kw_only=True)
+class Strata:
+    """How many rows each stratum has and how many of them are drawn."""
+
+    of_category: Mapping[str, str]
+    """Category → stratum: more categories than half the sample has room for share the stratum `other`."""
+    rows: Mapping[str, int]
+    """Stratum → N_c."""
+    drawn: Mapping[str, int]
+    """Stratum → n_c."""
+
+
+def allot(candidates: DataFrame, num_rows: int, *, power: float, min_per_stratum: int) -> Strata:
+    """The strata of the candidates and the rows each one gets.
 
     Args:
-        candidates: with `id`, `stratum` and `weight` (above 0).
+        candidates: with `stratum`, the category.
         num_rows: n, the size of the whole sample.
         power: a, between 0 (strata count the same) and 1 (in proportion to their rows).
         min_per_stratum: n_min.
+    """
+    room = max(1, num_rows // (2 * max(1, min_per_stratum)))
+    counts = candidates.groupBy("stratum").count().orderBy(F.desc("count"), "stratum").collect()
+    of_category = {row["stratum"]: row["stratum"] if place < room else OTHER for place, row in enumerate(counts)}
+    rows: dict[str, int] = {}
+    for row in counts:
+        name = of_category[row["stratum"]]
+        rows[name] = rows.get(name, 0) + row["count"]
+    scale = num_rows / sum(total**power for total in rows.values()) if rows else 0.0
+    drawn = {name: min(total, max(min_per_stratum, round(scale * total**power))) for name, total in rows.items()}
+    return Strata(of_category=of_category, rows=rows, drawn=drawn)
+
+
+def draw(candidates: DataFrame, strata: Strata, *, seed: int) -> DataFrame:
+    """The sampled rows with `inclusion_probability`; more rows drawn of a stratum hold those of fewer.
+
+    Args:
+        candidates: with `id`, `stratum` and `weight` (above 0).
+        strata: of the same candidates.
         seed: of the draw.
     """
-    sizes = _stratum_sizes(candidates, num_rows, power, min_per_stratum)
+    listed = [(category, name, strata.drawn[name]) for category, name in strata.of_category.items()]
+    spark = candidates.sparkSession
+    sizes = F.broadcast(spark.createDataFrame(listed, "category string, stratum string, num_sampled bigint"))
     merged = candidates.withColumnRenamed("stratum", "category").join(sizes, on="category", how="inner")
     key = -F.log(stable_uniform(seed, F.lit("draw"), F.col("id"))) / F.col("weight")
     place = F.row_number().over(Window.partitionBy("stratum").orderBy("key", "id"))
@@ -36,21 +72,6 @@ def draw(candidates: DataFrame, num_rows: int, *, power: float, min_per_stratum:
     )
     rated = rates.select("stratum", _rate().alias("rate"))
     return sampled.join(rated, on="stratum", how="inner").withColumn("inclusion_probability", _probability())
-
-
-def _stratum_sizes(candidates: DataFrame, num_rows: int, power: float, min_per_stratum: int) -> DataFrame:
-    """Category → stratum and n_c; more categories than half the sample has room for share the stratum `other`."""
-    room = max(1, num_rows // (2 * max(1, min_per_stratum)))
-    counts = candidates.groupBy("stratum").count().orderBy(F.desc("count"), "stratum").collect()
-    strata = {row["stratum"]: row["stratum"] if place < room else OTHER for place, row in enumerate(counts)}
-    totals: dict[str, int] = {}
-    for row in counts:
-        totals[strata[row["stratum"]]] = totals.get(strata[row["stratum"]], 0) + row["count"]
-    scale = num_rows / sum(total**power for total in totals.values()) if totals else 0.0
-    wanted = {name: min(total, max(min_per_stratum, round(scale * total**power))) for name, total in totals.items()}
-    rows = [(category, name, wanted[name]) for category, name in strata.items()]
-    spark = candidates.sparkSession
-    return F.broadcast(spark.createDataFrame(rows, "category string, stratum string, num_sampled bigint"))
 
 
 def _rate() -> Column:

@@ -4,8 +4,9 @@ A maker takes DataFrames and settings and returns a `Made`: the rows of the data
 not become one, so that nothing is dropped in silence.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from pyspark import StorageLevel
 from pyspark.sql import Column, DataFrame
@@ -26,6 +27,8 @@ class Made:
     """Rows left out by a rule and not for a fault; only counted."""
     read: DataFrame | None = None
     """Rows the maker started from; None where each row it made is one it started from."""
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """Facts for the manifest, JSON-able."""
 
 
 def held(frame: DataFrame) -> DataFrame:

@@ -1,11 +1,12 @@
 """The sample a teacher reads: stratified, weighted, with true inclusion probabilities, the same on any partitioning."""
 
 from collections import Counter, defaultdict
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from spark_jobs.sampling import draw
+from spark_jobs.sampling import allot, draw
 
 pytestmark = pytest.mark.spark
 
@@ -45,6 +46,8 @@ def test_prompts_come_from_the_training_window_and_are_the_same_on_any_partition
     spark.conf.unset("spark.sql.files.maxPartitionBytes")
     spark.conf.set("spark.sql.shuffle.partitions", 4)
     assert again == rows
+    assert [row["representative_id"] for row in rows] == sorted(row["representative_id"] for row in rows)
+    assert all(row["teacher_text"] == row["text"] for row in rows if row["representative_id"] == row["prompt_id"])
     cut = made["item_stats"].column("counted_until")[0].as_py()
     items = [row for row in rows if row["level"] == "item"]
     users = [row for row in rows if row["level"] == "user"]
@@ -61,6 +64,20 @@ def test_prompts_come_from_the_training_window_and_are_the_same_on_any_partition
     assert 3 <= len(lines) - 1 <= 8
 
 
+def test_more_rows_of_a_stratum_hold_the_fewer_and_probabilities_follow(spark):
+    """What lets a second round keep every row of the first: the smallest keys are drawn."""
+    random = np.random.default_rng(2)
+    frame = candidates(spark, {"a": random.lognormal(0, 1, 60), "b": np.ones(20)})
+    strata = allot(frame, 20, power=0.5, min_per_stratum=1)
+    more = replace(strata, drawn={"a": strata.drawn["a"] + 9, "b": strata.drawn["b"]})
+    first, second = ({row["id"]: row for row in draw(frame, of, seed=3).collect()} for of in (strata, more))
+    assert set(first) < set(second)
+    assert len(second) == len(first) + 9
+    for key, row in first.items():
+        before, after = row["inclusion_probability"], second[key]["inclusion_probability"]
+        assert before < after <= 1 if row["stratum"] == "a" else before == after
+
+
 def candidates(spark, weights):
     rows = [(f"{stratum}{n}", stratum, float(w)) for stratum, listed in weights.items() for n, w in enumerate(listed)]
     return spark.createDataFrame(rows, "id string, stratum string, weight double").coalesce(1).cache()
@@ -73,8 +90,9 @@ def test_probabilities_add_up_and_match_how_often_a_row_is_drawn(spark):
     frame = candidates(spark, weights)
     counts, sizes, probability = Counter(), Counter(), {}
     rounds = 25
+    strata = allot(frame, 20, power=0.5, min_per_stratum=1)
     for seed in range(rounds):
-        rows = draw(frame, 20, power=0.5, min_per_stratum=1, seed=seed).collect()
+        rows = draw(frame, strata, seed=seed).collect()
         sizes[tuple(sorted(Counter(row["stratum"] for row in rows).items()))] += 1
         counts.update(row["id"] for row in rows)
         probability.update({row["id"]: row["inclusion_probability"] for row in rows})
@@ -94,7 +112,8 @@ def test_probabilities_of_a_stratum_sum_to_its_sample(spark):
     """Seen through a sample that leaves out one row of each stratum: what is missing is that row's share."""
     random = np.random.default_rng(1)
     listed = random.lognormal(0, 2.0, 30)
-    rows = draw(candidates(spark, {"a": listed}), 29, power=1.0, min_per_stratum=1, seed=5).collect()
+    frame = candidates(spark, {"a": listed})
+    rows = draw(frame, allot(frame, 29, power=1.0, min_per_stratum=1), seed=5).collect()
     rate = next(row["rate"] for row in rows)
     assert np.sum(1 - np.exp(-rate * listed)) == pytest.approx(29, abs=1e-6)
     assert all(0 < row["inclusion_probability"] <= 1 for row in rows)
@@ -102,7 +121,7 @@ def test_probabilities_of_a_stratum_sum_to_its_sample(spark):
 
 def test_more_categories_than_rows_share_a_stratum(spark):
     frame = candidates(spark, {f"s{number:03d}": [1.0, 1.0] for number in range(100)} | {"big": [1.0] * 50})
-    rows = draw(frame, 12, power=0.5, min_per_stratum=1, seed=0).collect()
+    rows = draw(frame, allot(frame, 12, power=0.5, min_per_stratum=1), seed=0).collect()
     by_stratum = defaultdict(int)
     for row in rows:
         by_stratum[row["stratum"]] += 1
