@@ -11,7 +11,7 @@ from typing import Any
 
 from msd_models.jsonl import phrases_of, read_jsonl
 from msd_models.phrase_scores import Phrases
-from pipeline.config import Student
+from pipeline.config import Student, TeacherQuality
 from pipeline.errors import SourceError
 
 SHIPPED_GOLD = Path(__file__).with_name("measures") / "gold"
@@ -36,7 +36,7 @@ class GoldRow:
         return self.explicit, self.implicit
 
 
-def gold_for(config: Student, source_name: str | None) -> list[GoldRow]:
+def gold_for(config: Student | TeacherQuality, source_name: str | None) -> list[GoldRow]:
     """The gold rows of the settings, else those that come along with the source of that name; empty: none.
 
     A stage gets the name by taking `source` (pipeline.source_tables.Source) as a parameter and passing `source.name`.

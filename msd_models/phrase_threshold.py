@@ -14,7 +14,7 @@ import numpy as np
 
 from msd_models.jsonl import read_jsonl
 from msd_models.phrases import ROUNDING, Encode, f1
-from pipeline.config import Student
+from pipeline.config import Student, TeacherQuality
 from pipeline.errors import ConfigError
 
 SHIPPED_PAIRS = Path(__file__).with_name("measures") / "phrase_pairs.jsonl"
@@ -48,7 +48,7 @@ class Threshold:
     num_pairs: int = 0
 
 
-def choose_threshold(config: Student, encode: Encode) -> Threshold:
+def choose_threshold(config: Student | TeacherQuality, encode: Encode) -> Threshold:
     """The threshold of the settings, else the one calibrated on the labelled pairs.
 
     Args:
@@ -61,8 +61,7 @@ def choose_threshold(config: Student, encode: Encode) -> Threshold:
     """
     if not 0 <= config.phrase_threshold <= 1:
         raise ConfigError(
-            f"[student] phrase_threshold is {config.phrase_threshold:g}; wanted a cosine of at most 1, or 0"
-            " to calibrate it"
+            f"phrase_threshold is {config.phrase_threshold:g}; wanted a cosine of at most 1, or 0 to calibrate it"
         )
     if config.phrase_threshold > 0:
         return Threshold(value=config.phrase_threshold)
@@ -83,7 +82,7 @@ def read_pairs(path: Path) -> list[tuple[str, str, bool]]:
     if min(num_same, len(pairs) - num_same) < MIN_PAIRS:
         raise ConfigError(
             f"{path.name}: {num_same} pairs that are the same and {len(pairs) - num_same} that are not; τ wants"
-            f" {MIN_PAIRS} of each; or give τ itself: --set student.phrase_threshold=…"
+            f" {MIN_PAIRS} of each; or give τ itself as phrase_threshold"
         )
     return pairs
 

@@ -146,6 +146,7 @@ STAGES: tuple[Stage, ...] = (
         kind=Kind.ARTIFACT,
         maker="msd_models.teacher_quality:examine",
         config=config.TeacherQuality,
+        package_files=("msd_models/measures",),
     ),
     Stage(
         name="student",
