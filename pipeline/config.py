@@ -119,8 +119,9 @@ class TeacherOutputs:
     """With `openai`: built-in name or folder of the model's tokenizer, to cut texts; empty: that of `model`."""
     endpoint: str = _free("http://127.0.0.1:8000/v1")
     """With `openai`: the server's base address. Its key, if it wants one, comes from OPENAI_API_KEY."""
-    concurrency: int = _free(64)
-    """With `openai`: requests under way at once."""
+    concurrency: int = _free(0)
+    """Rows under way at once, which are lost when the run is killed; 0: 32 a model on a CPU, 256 on a GPU, 64 with
+    `openai`."""
     timeout_seconds: float = _free(120.0)
     """With `openai`: how long one request may take before it is tried again."""
     script: str = _path("")
@@ -152,7 +153,7 @@ class TeacherOutputs:
     grounding_threshold: float = 0.8
     """An explicit phrase that does not occur in the text stays explicit from this cosine with a part of it on."""
     unrelated_threshold: float = 0.1
-    """A phrase below this cosine with every part of the text is dropped."""
+    """One below this cosine with every part of the text is dropped; one between the two becomes implicit."""
     max_rejected_share: float = _free(0.2)
     """Above this share of rejected rows the stage fails by name."""
     max_tokens: int = _free(0)
@@ -178,13 +179,19 @@ class TeacherQuality:
     """Settings of teacher_quality."""
 
     phrase_encoder: str = _path("all-minilm-l6-v2")
-    """Sentence encoder of texts and phrases in the redundancy probe."""
+    """Sentence encoder of texts and phrases, in the redundancy probe and in the F1 against gold phrases."""
     max_probe_rows: int = 5000
     """Rows of the redundancy probe at most, the first by a hash of the id."""
     probe_folds: int = 5
     """Folds of the probe's cross-validation."""
+    phrase_threshold: float = 0.0
+    """τ of the F1 against gold phrases, as in [student]: 0 calibrates it on `phrase_pairs`."""
+    phrase_pairs: str = _path("")
+    """As in [student]: labelled pairs that τ is calibrated on; empty: the pairs that come along."""
+    gold: str = _path("")
+    """As in [student]: hand-written phrases the teacher is measured against; empty: none, or the source's own."""
     seed: int = 0
-    """Of the folds."""
+    """Of the folds, of the placebo and of the intervals."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,6 +251,8 @@ class Student:
     """Of training: float32, bfloat16 or auto (bfloat16 where the processor multiplies it natively)."""
     processes: int = _free(1)
     """Training processes on this machine (torchrun, DDP), one a GPU; batch_size is shared out among them."""
+    checkpoint_steps: int = _free(50)
+    """Optimiser steps between checkpoints: what a killed run has to train again at most."""
     threads: int = _free(1)
     """Threads on a CPU, 0 for all cores. Two are 1.6 times as fast as one on a quiet machine and half as fast on a busy
     one."""
