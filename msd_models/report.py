@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from msd_models import charts
+from msd_models import charts, quality_charts
 from msd_models.comparison import compare_arms, exposure_buckets, reliability_curves
 from msd_models.scores import ScoredRows, read_scores
 from msd_models.verdict import judge, sentences
@@ -82,8 +82,11 @@ def render(report: Mapping[str, Any], examples: list[dict[str, Any]]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(number=_number, signed=_signed, whole=_whole, duration=_duration, bucket=_bucket)
+    environment.filters.update(
+        number=_number, signed=_signed, whole=_whole, percent=_percent, duration=_duration, bucket=_bucket
+    )
     kinds = {arm["name"]: arm["kind"] for arm in report["arms"]}
+    quality = report["teacher"]["quality"]
     return environment.get_template("report.html.jinja").render(
         report=report,
         examples=examples,
@@ -91,6 +94,9 @@ def render(report: Mapping[str, Any], examples: list[dict[str, Any]]) -> str:
         forest=charts.forest(report["arms"]),
         reliability=charts.reliability(report["reliability"], kinds),
         exposure=charts.exposure(report["exposure"], kinds),
+        sweep=quality_charts.sweep(quality["tau"]),
+        probe_chart=quality_charts.redundancy(quality["redundancy"]),
+        bars={level: quality_charts.coverage(told["strata"]) for level, told in quality["coverage"]["levels"].items()},
     )
 
 
@@ -115,7 +121,10 @@ def _gather(config: Report, rows: ScoredRows, datasets: Mapping[str, Dataset]) -
         "exposure": exposure_buckets(rows, dict(zip(exposures["item_id"], exposures["exposures"], strict=True))),
         "reliability": reliability_curves(rows),
         "distillation": _picked(manifests["student"]["details"], DISTILLATION_FACTS),
-        "teacher": _teacher(datasets["teacher_outputs"], manifests["teacher_outputs"]),
+        "teacher": {
+            **_teacher(datasets["teacher_outputs"], manifests["teacher_outputs"]),
+            "quality": json.loads((datasets["teacher_quality"].folder / "quality.json").read_text(encoding="utf-8")),
+        },
         "embedding": {name: _work(manifests[name]) for name in EMBEDDING_STAGES if name in manifests},
         "publish": {
             name: {**manifests[name]["details"], **_work(manifests[name])}
@@ -214,6 +223,10 @@ def _signed(value: float | None, digits: int = 4) -> str:
 
 def _whole(value: float | None) -> str:
     return "–" if value is None else f"{value:,.0f}"
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{value:.0%}".replace("-0%", "0%").replace("-", "−")
 
 
 def _duration(seconds: float | None) -> str:

@@ -1,5 +1,6 @@
 """A small world on disk for the CTR models: clicks follow from what the vectors say and from nothing else."""
 
+from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -181,3 +182,36 @@ def _times(seconds) -> pa.Array:
 
 def _maps(rows) -> pa.Array:
     return pa.array([list(row.items()) for row in rows], schemas.ATTRIBUTES)
+
+
+class Page(HTMLParser):
+    """Tags, attributes and words of a page; VOID tags have no end."""
+
+    VOID = frozenset({"meta", "line", "circle", "path", "rect", "br", "col"})
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.attributes, self.words = [], set(), [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        self.attributes += attrs
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.add(tag)
+        self.attributes += attrs
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+@pytest.fixture(scope="session")
+def page_of():
+    """`page_of(html)` reads a page and fails where a tag is not closed in its turn."""
+    return Page

@@ -3,7 +3,7 @@
 import json
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -39,6 +39,8 @@ def made_up_datasets(root, strength=STRENGTH, num_users=60, rows_per_user=15, vo
             details = write_holdout(dataset.folder, vocabulary)
         elif name == "teacher_outputs":
             write_shard(dataset.folder / "part-00000.parquet", teacher_rows(vocabulary))
+        elif name == "teacher_quality":
+            write_quality(dataset.folder, vocabulary)
         elif name == "item_stats":
             write_shard(dataset.folder / "part-00000.parquet", item_stats())
         commit(dataset, replace(outcome, details=details), {"source": "made up", "seconds": 12.5,
@@ -85,10 +87,17 @@ def write_holdout(folder, vocabulary):
 
 
 def teacher_rows(vocabulary):
-    texts = dict.fromkeys((name for name in schemas.TEACHER_OUTPUTS.names), vocabulary)
-    row = {**texts, "reason": None, "explicit_phrases": [vocabulary], "implicit_phrases": [], "prompt_tokens": 30,
-           "output_tokens": 20}  # fmt: skip
+    row = {f.name: 0 if pa.types.is_integer(f.type) else vocabulary for f in schemas.TEACHER_OUTPUTS}
+    row |= {"reason": None, "explicit_phrases": [vocabulary], "implicit_phrases": [], "prompt_tokens": 30,
+            "output_tokens": 20, "reference_ids": []}  # fmt: skip
     return pa.Table.from_pylist([{**row, "prompt_id": f"item:{n}"} for n in range(6)], schema=schemas.TEACHER_OUTPUTS)
+
+
+def write_quality(folder, vocabulary):
+    """What the stage wrote once, with a stratum of any name."""
+    facts = json.loads(Path(__file__).with_name("quality.json").read_text(encoding="utf-8"))
+    facts["coverage"]["levels"]["item"]["strata"][0]["stratum"] = vocabulary
+    (folder / "quality.json").write_text(json.dumps(facts), encoding="utf-8")
 
 
 def item_stats():
@@ -175,54 +184,27 @@ def test_writing_again_gives_the_same_bytes_and_the_copies_are_equal(written, tm
         assert (folder.parent / name).read_bytes() == content
 
 
-class Page(HTMLParser):
-    """Tags, attributes and words of a page; VOID tags have no end."""
-
-    VOID = frozenset({"meta", "line", "circle", "path", "rect", "br", "col"})
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.tags, self.attributes, self.words = [], set(), [], []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.add(tag)
-        self.attributes += attrs
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.add(tag)
-        self.attributes += attrs
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.words.append(data)
-
-
-def test_page_is_well_formed_and_brings_everything_itself(written):
+def test_page_is_well_formed_and_brings_everything_itself(written, page_of):
     text = (written[1] / "report.html").read_text(encoding="utf-8")
-    page = Page(text)
+    page = page_of(text)
     assert page.open == []
     assert not page.tags & {"script", "img", "link", "iframe", "object", "video"}
     assert not [name for name, _ in page.attributes if name in ("src", "href") or name.startswith("on")]
     assert not re.search(r"https?://|url\(|@import", text)
 
 
-def test_catalogue_text_is_shown_and_never_becomes_markup(written):
+def test_catalogue_text_is_shown_and_never_becomes_markup(written, page_of):
     text = (written[1] / "report.html").read_text(encoding="utf-8")
     assert "<script" not in text
-    words = "".join(Page(text).words)
+    words = "".join(page_of(text).words)
     assert NASTY in words
     assert "Teacher's reasoning" in words
     assert words.count("F1 0.50") == CONFIG.shown_items
 
 
-def test_page_shows_every_arm_and_the_verdict_first(written):
+def test_page_shows_every_arm_and_the_verdict_first(written, page_of):
     text, report = (written[1] / "report.html").read_text(encoding="utf-8"), written[2]
-    words = "".join(Page(text).words)
+    words = "".join(page_of(text).words)
     for arm in report["arms"]:
         assert f"{arm['auc']:.4f}" in words
     assert words.index("beats both of its placebos") < words.index("Results")
