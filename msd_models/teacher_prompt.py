@@ -1,107 +1,108 @@
-"""The prompt a teacher reads: one worked example chosen for the row as a finished exchange, then the row's own text.
+"""The prompt a teacher reads: worked examples as finished exchanges, then the row's own text between marks.
 
-Both questions are made by one template. A small model copies an example that stands in its own question far more often
-than one that has been answered already. Rows with the same example share all of it, and a prefix cache serves them.
+All questions are made by one template. A small model copies an example that stands in its own question far more often
+than one that has been answered already. Rows with the same examples share all of them, and a prefix cache serves them.
 """
 
-import json
+import hashlib
 import re
-import tomllib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cache
-from importlib import resources
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from msd_models.generators import Prompt
+from msd_models.worked_examples import Reference
+from pipeline.content_digests import packaged
+from pipeline.errors import ConfigError
 
+SHIPPED = "msd_models/templates"
 MARKS = ("<<<", ">>>")
-_WORD = re.compile(r"\w[\w'-]*")
+LANGUAGES = ("en", "zh")
+HAN_SHARE = 1 / 3
+DIGEST_DIGITS = 8
+_HAN = re.compile(r"[\u3400-\u9fff]")
+_LETTER = re.compile(r"[^\W\d_]")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Reference:
-    """A worked example, written by hand."""
+class Templates:
+    """The `<level>.<language>.jinja` files of one folder."""
 
-    id: str
-    level: str
-    strata: tuple[str, ...]
-    """Categories it stands for, in lower case."""
-    text: str
-    rationale: str
-    explicit: tuple[str, ...]
-    implicit: tuple[str, ...]
-    words: frozenset[str] = field(repr=False)
+    def __init__(self, name: str) -> None:
+        """Finds the folder.
 
-    @property
-    def answer(self) -> str:
-        """The wanted completion, as JSON on one line."""
-        answer = {"rationale": self.rationale, "explicit": self.explicit, "implicit": self.implicit}
-        return json.dumps(answer, ensure_ascii=False, separators=(",", ":"))
+        Args:
+            name: a built-in name or a path.
+
+        Raises:
+            ConfigError: there is no such folder.
+        """
+        self.folder = _folder(name)
+        self.loaded: dict[str, tuple[str, Any]] = {}
+
+    def prompt(self, level: str, language: str, text: str, references: Sequence[Reference]) -> Prompt:
+        """The prompt for a text that has been made safe; the marks around it cannot be closed from inside."""
+        _, template = self._load(level, language)
+        examples = tuple((template.render(text=one.text), one.answer) for one in references)
+        for mark in MARKS:
+            text = text.replace(mark, " ".join(mark))
+        return Prompt(examples=examples, question=template.render(text=text))
+
+    def id_of(self, level: str, language: str) -> str:
+        """Name and digest of the template: `item.en@0123abcd`."""
+        return self._load(level, language)[0]
+
+    def _load(self, level: str, language: str) -> tuple[str, Any]:
+        name = f"{level}.{language}"
+        if name not in self.loaded:
+            self.loaded[name] = _compile(self.folder / f"{name}.jinja")
+        return self.loaded[name]
 
 
-def make_prompt(level: str, text: str, reference: Reference) -> Prompt:
-    """The prompt for a text that the generator has made safe; the marks around it cannot be closed from inside."""
-    for mark in MARKS:
-        text = text.replace(mark, " ".join(mark))
-    template = _templates().get_template(f"{level}.jinja")
-    return Prompt(
-        example_question=template.render(text=reference.text),
-        example_answer=reference.answer,
-        question=template.render(text=text),
-    )
-
-
-def choose_reference(row: Mapping[str, Any], references: Sequence[Reference]) -> Reference:
-    """The example for a row: of its level and never the row itself; its stratum first, then the most common words.
+def language_of(text: str, wanted: str) -> str:
+    """The language of a text's prompt.
 
     Args:
-        row: of prompts.
-        references: all examples, in file order, which breaks ties.
+        text: the catalogue's.
+        wanted: the setting: `auto` decides by the share of Han characters among the letters.
+
+    Raises:
+        ConfigError: a setting that is neither auto nor a language there are templates for.
     """
-    stratum = str(row["stratum"]).lower()
-    words = _words(row["text"])
-    first_line = row["text"].partition("\n")[0].strip().lower()
-    allowed = [
-        reference
-        for reference in references
-        if reference.level == row["level"] and reference.text.partition("\n")[0].strip().lower() != first_line
-    ]
-    assert allowed, f"no reference of level {row['level']}"
-    return max(allowed, key=lambda reference: (stratum in reference.strata, len(words & reference.words)))
+    if wanted == "auto":
+        letters = len(_LETTER.findall(text))
+        return "zh" if letters and len(_HAN.findall(text)) >= HAN_SHARE * letters else "en"
+    if wanted not in LANGUAGES:
+        raise ConfigError(f"teacher_outputs.language is '{wanted}'; choose auto, {' or '.join(LANGUAGES)}")
+    return wanted
 
 
-@cache
-def references() -> tuple[Reference, ...]:
-    """The examples that come with the project."""
-    text = (resources.files("msd_models") / "templates" / "references.toml").read_text(encoding="utf-8")
-    return tuple(_reference(entry) for entry in tomllib.loads(text)["reference"])
+def _folder(name: str) -> Path:
+    folder = Path(name).expanduser()
+    if "/" not in name and (packaged(SHIPPED) / name).is_dir():
+        folder = packaged(SHIPPED) / name
+    if not folder.is_dir():
+        built_in = sorted(path.name for path in packaged(SHIPPED).iterdir() if path.is_dir())
+        raise ConfigError(
+            f"teacher_outputs.template: there is no folder {name}; choose {', '.join(built_in)}, or a folder of"
+            " item.en.jinja, user.en.jinja, … in which {{ text }} stands for the row's text"
+        )
+    return folder
 
 
-def _reference(entry: Mapping[str, Any]) -> Reference:
-    return Reference(
-        id=entry["id"],
-        level=entry["level"],
-        strata=tuple(entry["strata"]),
-        text=entry["text"],
-        rationale=entry["rationale"],
-        explicit=tuple(entry["explicit"]),
-        implicit=tuple(entry["implicit"]),
-        words=_words(entry["text"]),
-    )
+def _compile(path: Path) -> tuple[str, Any]:
+    from jinja2 import StrictUndefined, TemplateError, meta
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-
-def _words(text: str) -> frozenset[str]:
-    return frozenset(word.lower() for word in _WORD.findall(text))
-
-
-@cache
-def _templates() -> Environment:
-    return Environment(
-        loader=PackageLoader("msd_models", "templates"),
-        undefined=StrictUndefined,
-        autoescape=False,
-        keep_trailing_newline=False,
-    )
+    if not path.is_file():
+        raise ConfigError(f"teacher_outputs.template: {path.parent.name} has no {path.name}; add it, or set language")
+    source = path.read_text(encoding="utf-8")
+    environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
+    try:
+        template, used = environment.from_string(source), meta.find_undeclared_variables(environment.parse(source))
+    except TemplateError as error:
+        raise ConfigError(f"teacher_outputs.template: {path.name} is not a Jinja template: {error}") from error
+    if used != {"text"}:
+        raise ConfigError(
+            f"teacher_outputs.template: {path.name} uses {sorted(used)}; wanted {{{{ text }}}} and no other"
+        )
+    return f"{path.stem}@{hashlib.sha256(source.encode()).hexdigest()[:DIGEST_DIGITS]}", template

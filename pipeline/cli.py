@@ -76,6 +76,16 @@ def run(
     source: SourceOption = None,
     preset: PresetOption = None,
     set_: SetOption = None,
+    slice_: Annotated[
+        str | None,
+        typer.Option(
+            "--slice",
+            metavar="K/N",
+            help="Make only the K-th of N parts of one row-wise dataset, beside the others; the same command without"
+            " --slice then commits it.",
+            show_default=False,
+        ),
+    ] = None,
     work: WorkOption = Path("work"),
     debug: DebugOption = False,
 ) -> None:
@@ -83,11 +93,30 @@ def run(
     started = time.monotonic()
     names = _stage_names(stages or [])
     plan = _plan(work, source, preset, set_)
+    if slice_ is not None:
+        runner.run_slice(plan, _one_stage(names), *_slice_numbers(slice_))
+        return
     made = runner.run(plan, names)
     if "report" in names:
         _finish(plan, made, started)
     else:
         _say_made(made, started)
+
+
+@app.command(name="plan")
+def plan_(
+    stages: Stages = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Generate a few rows where this machine's pace is unknown; they are kept.")
+    ] = False,
+    source: SourceOption = None,
+    preset: PresetOption = None,
+    set_: SetOption = None,
+    work: WorkOption = Path("work"),
+    debug: DebugOption = False,
+) -> None:
+    """Says what the named datasets would cost in rows, tokens and seconds, before anything is paid for."""
+    view.print_estimates(_plan(work, source, preset, set_, remember=False), _stage_names(stages or []), measure=measure)
 
 
 @app.command(name="list")
@@ -164,6 +193,21 @@ def _stage_names(names: list[str]) -> list[str]:
         if name not in BY_NAME:
             raise UsageError(f"there is no dataset '{name}'; there are {', '.join(BY_NAME)}")
     return names
+
+
+def _one_stage(names: list[str]) -> str:
+    if len(names) != 1:
+        raise UsageError(
+            "--slice makes a part of one dataset; name one, for instance: msd run teacher_outputs --slice 1/4"
+        )
+    return names[0]
+
+
+def _slice_numbers(text: str) -> tuple[int, int]:
+    number, slash, of = text.partition("/")
+    if not (slash and number.isdecimal() and of.isdecimal()):
+        raise UsageError(f"--slice {text}: write K/N, for instance 1/4 for the first of four parts")
+    return int(number), int(of)
 
 
 def _plan(

@@ -11,8 +11,10 @@ from rich.table import Table
 
 from pipeline import schemas
 from pipeline.errors import StageError
-from pipeline.runner import Plan
-from pipeline.stages import STAGES
+from pipeline.estimate import Estimate
+from pipeline.job import load
+from pipeline.runner import Plan, make_job
+from pipeline.stages import BY_NAME, STAGES
 from pipeline.storage import Dataset
 
 CELL_CHARACTERS = 120
@@ -38,6 +40,42 @@ def list_stages(plan: Plan) -> None:
     console.print(table)
 
 
+def print_estimates(plan: Plan, names: list[str], *, measure: bool) -> None:
+    """Prints what each named dataset would cost: rows left, tokens, seconds, and how each figure came about.
+
+    Args:
+        plan: the datasets.
+        names: of stages.
+        measure: a stage may generate a few rows to learn this machine's pace.
+
+    Raises:
+        StageError: an input that must be counted is not made yet.
+    """
+    console = Console(highlight=False)
+    table = Table(box=None)
+    for column in ("dataset", "state", "rows", "left", "prompt tokens", "output tokens", "seconds"):
+        table.add_column(column, justify="left" if column in ("dataset", "state") else "right", no_wrap=True)
+    notes: list[str] = []
+    for name in names:
+        stage, dataset = BY_NAME[name], plan.dataset(name)
+        manifest = dataset.manifest
+        if manifest is not None:
+            table.add_row(name, "made", f"{manifest['rows_in']:,}", "0", "", "", "")
+        elif stage.planner is None:
+            first = plan.dataset(stage.inputs[0]) if stage.inputs else None
+            rows = f"{first.num_rows():,}" if first is not None and first.manifest is not None and first.schema else "?"
+            table.add_row(name, "to be made", rows, rows, "", "", "")
+        else:
+            cost: Estimate = load(stage.planner)(make_job(plan, stage), measure=measure)
+            seconds = "?" if cost.seconds is None else f"{cost.seconds:,.0f}"
+            counts = (cost.rows, cost.rows_left, cost.prompt_tokens, cost.output_tokens)
+            table.add_row(name, "to be made", *(f"{count:,}" for count in counts), seconds)
+            notes += [f"{name}: {told}" for told in cost.notes]
+    console.print(table)
+    for told in notes:
+        console.print(told, markup=False)
+
+
 def show_dataset(dataset: Dataset, num_rows: int, *, rejected: bool) -> None:
     """Prints the columns, the manifest's facts and the first rows.
 
@@ -49,7 +87,9 @@ def show_dataset(dataset: Dataset, num_rows: int, *, rejected: bool) -> None:
     if manifest is None:
         raise StageError(f"{dataset.name} is not made yet; run: msd run {dataset.name}")
     _print_facts(console, manifest)
-    if rejected:
+    if rejected and dataset.schema is not None and "reason" in dataset.schema.names:
+        _print_rows(console, dataset.schema, _rows(dataset, "part-*.parquet", num_rows, only_rejected=True))
+    elif rejected:
         _print_rows(console, schemas.REJECTED, _rows(dataset, "rejected/part-*.parquet", num_rows))
     elif dataset.schema is not None:
         _print_columns(console, dataset.schema)
@@ -89,14 +129,14 @@ def _print_columns(console: Console, schema: pa.Schema) -> None:
     console.print(table)
 
 
-def _rows(dataset: Dataset, pattern: str, num_rows: int) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
-    for path in sorted(dataset.folder.glob(pattern)):
-        for batch in islice(pq.ParquetFile(path).iter_batches(batch_size=max(num_rows, 1)), 1):
-            found += batch.slice(0, num_rows - len(found)).to_pylist(maps_as_pydicts="lossy")
-        if len(found) >= num_rows:
-            break
-    return found
+def _rows(dataset: Dataset, pattern: str, num_rows: int, *, only_rejected: bool = False) -> list[dict[str, Any]]:
+    batches = (
+        batch
+        for path in sorted(dataset.folder.glob(pattern))
+        for batch in pq.ParquetFile(path).iter_batches(batch_size=max(num_rows, 1))
+    )
+    rows = (row for batch in batches for row in batch.to_pylist(maps_as_pydicts="lossy"))
+    return list(islice((row for row in rows if not only_rejected or row["reason"] is not None), num_rows))
 
 
 def _print_rows(console: Console, schema: pa.Schema, rows: list[dict[str, Any]]) -> None:
