@@ -4,10 +4,8 @@ Folder: `quality.json` with everything by level and stratum; the report draws it
 and reduced to sums, so that memory does not grow with its rows; only the probe's rows and the gold ones are held.
 """
 
-import hashlib
-import heapq
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from msd_models.phrase_scores import LISTS, ScoredRow, measure
 from msd_models.phrase_threshold import Threshold, choose_threshold
 from msd_models.phrases import Encode
 from msd_models.redundancy import ProbeRow, redundancy, sentence
+from msd_models.stable_sample import StableSample
 from msd_models.teacher_tally import TeacherTally
 from pipeline.config import TeacherQuality
 from pipeline.errors import ConfigError
@@ -26,7 +25,6 @@ from pipeline.source_tables import Source
 from pipeline.storage import Dataset, Outcome, write_atomically
 
 BATCH_ROWS = 8192
-HELD_COLUMNS = ("prompt_id", "level", "stratum", "text", "explicit_phrases", "implicit_phrases")
 Row = Mapping[str, Any]
 
 
@@ -34,8 +32,8 @@ Row = Mapping[str, Any]
 class _Held:
     """The few rows that are looked at one by one."""
 
-    probe: dict[str, list[tuple[int, str, Row]]] = field(default_factory=dict)
-    """level → heap of (−hash of the id, id, row): the max_probe_rows rows of the smallest hashes."""
+    probe: dict[str, StableSample[Row]] = field(default_factory=dict)
+    """By level, at most max_probe_rows each."""
     gold: list[tuple[Row, GoldRow]] = field(default_factory=list)
 
 
@@ -103,32 +101,25 @@ def _read(config: TeacherQuality, teacher_outputs: Dataset, gold: Sequence[GoldR
             if gold:
                 held.gold += match_gold(usable, gold)
             # A collapsed row has its representative's phrases: beside it, the probe would see its own answer.
-            _keep(held.probe, (row for row in usable if row["representative_id"] == row["prompt_id"]), config)
+            for row in usable:
+                if row["representative_id"] == row["prompt_id"]:
+                    sample = StableSample[Row](config.max_probe_rows, seed=config.seed, purpose="probe")
+                    held.probe.setdefault(row["level"], sample).offer(row["prompt_id"], row)
             advance(batch.num_rows)
     return tally, held
 
 
-def _keep(heaps: dict[str, list[tuple[int, str, Row]]], rows: Iterable[Row], config: TeacherQuality) -> None:
-    for row in rows:
-        heap = heaps.setdefault(row["level"], [])
-        entry = (-_hash(row["prompt_id"], config.seed), row["prompt_id"], {name: row[name] for name in HELD_COLUMNS})
-        if len(heap) < config.max_probe_rows:
-            heapq.heappush(heap, entry)
-        elif heap and entry[:2] > heap[0][:2]:
-            heapq.heapreplace(heap, entry)
-
-
 def _probe(
-    config: TeacherQuality, heaps: Mapping[str, list[tuple[int, str, Row]]], encode: Encode
+    config: TeacherQuality, samples: Mapping[str, StableSample[Row]], encode: Encode
 ) -> dict[str, dict[str, Any]]:
     """By level and list: the probe's numbers and what they mean; None where there are too few rows."""
     found: dict[str, dict[str, Any]] = {}
-    with progress("teacher_quality: redundancy probe", len(heaps) * len(LISTS), "probes") as advance:
-        for level, heap in sorted(heaps.items()):
-            rows = [row for _, _, row in sorted(heap, key=lambda entry: entry[1])]
+    with progress("teacher_quality: redundancy probe", len(samples) * len(LISTS), "probes") as advance:
+        for level, sample in sorted(samples.items()):
             for listed in LISTS:
                 probed = [
-                    ProbeRow(key=row["prompt_id"], text=row["text"], phrases=row[f"{listed}_phrases"]) for row in rows
+                    ProbeRow(key=row["prompt_id"], text=row["text"], phrases=row[f"{listed}_phrases"])
+                    for row in sample.rows()
                 ]
                 made = redundancy(probed, encode, folds=config.probe_folds, seed=config.seed)
                 told = {**asdict(made), "sentence": sentence(level, listed, made)} if made else None
@@ -161,7 +152,3 @@ def _against_gold(
         "f1_macro_interval": measured.macro_interval,
         "by_list": measured.by_list,
     }
-
-
-def _hash(key: str, seed: int) -> int:
-    return int.from_bytes(hashlib.sha256(f"rows\0{seed}\0{key}".encode()).digest()[:8], "big")

@@ -1,28 +1,21 @@
 """The `msd` command: reads the call, finds the plan, hands over to the runner; says errors in one sentence."""
 
 import json
-import os
 import sys
 import time
 import traceback
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from pipeline import doctor, job, results, runner, settings, view
+from pipeline import doctor, gold_cli, job, results, runner, view
+from pipeline.call import DebugOption, PresetOption, SetOption, SourceOption, WorkOption, plan_of
 from pipeline.errors import MsdError, UsageError
 from pipeline.progress import note
 from pipeline.runner import Plan
-from pipeline.source import built_in_sources, load_source
 from pipeline.stages import BY_NAME, STAGES
 from pipeline.storage import Workspace, write_atomically
-
-ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "passive"}
-"""Nothing comes from a model hub; and threads that wait sleep, since on a shared machine spinning ones slow training
-down ten times."""
-DEFAULTS = {"source": "movielens-100k", "preset": "small", "overrides": []}
 
 app = typer.Typer(
     add_completion=False,
@@ -33,39 +26,18 @@ app = typer.Typer(
     "Start with [bold]msd demo[/bold], then [bold]msd run report --source YOURS.toml --preset tiny[/bold].",
 )
 
+app.add_typer(gold_cli.app, name="gold")
+
 Stages = Annotated[
     list[str] | None, typer.Argument(help="Datasets to make, or `all`: " + ", ".join(s.name for s in STAGES))
 ]
-SourceOption = Annotated[
-    str | None,
-    typer.Option(
-        "--source",
-        help="A source TOML, a built-in name (" + ", ".join(built_in_sources()) + ") or NAME:FOLDER. Default: the last"
-        " run's, else movielens-100k.",
-        show_default=False,
-    ),
-]
-PresetOption = Annotated[
-    str | None,
-    typer.Option(
-        "--preset",
-        help="One of " + ", ".join(settings.presets()) + ", or a TOML file. Default: the last run's, else small.",
-        show_default=False,
-    ),
-]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="stage.key=value, as often as needed; wins over the preset.", show_default=False),
-]
-WorkOption = Annotated[Path, typer.Option("--work", help="The folder datasets are kept in.", envvar="MSD_WORK")]
-DebugOption = Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")]
 
 
 @app.command()
 def demo(work: WorkOption = Path("work"), debug: DebugOption = False) -> None:
     """The whole flow on MovieLens-100K with every real component; ends with the results table."""
     started = time.monotonic()
-    plan = _plan(work, "movielens-100k", "small", [])
+    plan = plan_of(work, "movielens-100k", "small", [])
     made = runner.run(plan, ["report"])
     _finish(plan, made, started)
 
@@ -92,7 +64,7 @@ def run(
     """Makes the named datasets and whatever they need; skips what is committed; a killed run goes on where it was."""
     started = time.monotonic()
     names = _stage_names(stages or [])
-    plan = _plan(work, source, preset, set_)
+    plan = plan_of(work, source, preset, set_)
     if slice_ is not None:
         runner.run_slice(plan, _one_stage(names), *_slice_numbers(slice_))
         return
@@ -116,7 +88,9 @@ def plan_(
     debug: DebugOption = False,
 ) -> None:
     """Says what the named datasets would cost in rows, tokens and seconds, before anything is paid for."""
-    view.print_estimates(_plan(work, source, preset, set_, remember=False), _stage_names(stages or []), measure=measure)
+    view.print_estimates(
+        plan_of(work, source, preset, set_, remember=False), _stage_names(stages or []), measure=measure
+    )
 
 
 @app.command(name="list")
@@ -128,7 +102,7 @@ def list_(
     debug: DebugOption = False,
 ) -> None:
     """Shows the stages with their state, rows and seconds."""
-    view.list_stages(_plan(work, source, preset, set_, remember=False))
+    view.list_stages(plan_of(work, source, preset, set_, remember=False))
 
 
 @app.command()
@@ -144,7 +118,7 @@ def show(
 ) -> None:
     """Shows a dataset's columns, manifest and first rows."""
     _stage_names([dataset])
-    view.show_dataset(_plan(work, source, preset, set_, remember=False).dataset(dataset), rows, rejected=rejected)
+    view.show_dataset(plan_of(work, source, preset, set_, remember=False).dataset(dataset), rows, rejected=rejected)
 
 
 @app.command()
@@ -208,34 +182,6 @@ def _slice_numbers(text: str) -> tuple[int, int]:
     if not (slash and number.isdecimal() and of.isdecimal()):
         raise UsageError(f"--slice {text}: write K/N, for instance 1/4 for the first of four parts")
     return int(number), int(of)
-
-
-def _plan(
-    work: Path, source: str | None, preset: str | None, overrides: Iterable[str] | None, *, remember: bool = True
-) -> Plan:
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    if work.exists() and not work.is_dir():
-        raise UsageError(f"--work {work} is a file; name a folder")
-    workspace = Workspace(work)
-    last: dict[str, Any] = DEFAULTS | workspace.remembered()
-    call: dict[str, Any] = {
-        "source": _absolute(source) if source is not None else last["source"],
-        "preset": _absolute(preset) if preset is not None else last["preset"],
-        "overrides": list(overrides) if overrides is not None else last["overrides"] if source is None else [],
-    }
-    plan = runner.make_plan(workspace, load_source(call["source"]), settings.resolve(call["preset"], call["overrides"]))
-    if remember:
-        workspace.remember(call)
-    return plan
-
-
-def _absolute(reference: str) -> str:
-    """A file reference that still holds from another folder; names stay as they are."""
-    path, colon, folder = reference.partition(":")
-    if Path(path).is_file():
-        path = str(Path(path).resolve())
-    return path + colon + (str(Path(folder).resolve()) if folder else "")
 
 
 def _finish(plan: Plan, made: list[str], started: float) -> None:

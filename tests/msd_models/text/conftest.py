@@ -104,9 +104,18 @@ def teacher_rows(item_rows) -> list[dict[str, Any]]:
                 "explicit_phrases": [] if rejected else [word],
                 "implicit_phrases": [] if rejected else [THEMES[word]],
                 "raw_text": "",
-                "reference_id": "r",
+                "representative_id": f"item:{item['item_id']}",
+                "template_id": "item.en@00000000",
+                "reference_ids": ["r"],
+                "content_key": f"{number:064x}",
+                "attempts": 1,
                 "prompt_tokens": 1,
                 "output_tokens": 1,
+                "text_tokens_cut": 0,
+                "moved_to_implicit": 0,
+                "moved_to_explicit": 0,
+                "unrelated_phrases": 0,
+                "repeated_phrases": 0,
             }
         )
     return rows

@@ -1,0 +1,76 @@
+"""What every command's call has in common: the options that name the datasets meant, and the plan they stand for."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipeline import runner, settings
+from pipeline.errors import UsageError
+from pipeline.runner import Plan
+from pipeline.source import built_in_sources, load_source
+from pipeline.storage import Workspace
+
+ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "passive"}
+"""Nothing comes from a model hub; and threads that wait sleep, since on a shared machine spinning ones slow training
+down ten times."""
+DEFAULTS = {"source": "movielens-100k", "preset": "small", "overrides": []}
+
+SourceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--source",
+        help="A source TOML, a built-in name (" + ", ".join(built_in_sources()) + ") or NAME:FOLDER. Default: the last"
+        " run's, else movielens-100k.",
+        show_default=False,
+    ),
+]
+PresetOption = Annotated[
+    str | None,
+    typer.Option(
+        "--preset",
+        help="One of " + ", ".join(settings.presets()) + ", or a TOML file. Default: the last run's, else small.",
+        show_default=False,
+    ),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="stage.key=value, as often as needed; wins over the preset.", show_default=False),
+]
+WorkOption = Annotated[Path, typer.Option("--work", help="The folder datasets are kept in.", envvar="MSD_WORK")]
+DebugOption = Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")]
+
+
+def plan_of(
+    work: Path, source: str | None, preset: str | None, overrides: Iterable[str] | None, *, remember: bool = True
+) -> Plan:
+    """The datasets that a call means; what it leaves out is as in the last run of that work folder.
+
+    Raises:
+        UsageError: the work folder is a file, or a source or setting is wrong.
+    """
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    if work.exists() and not work.is_dir():
+        raise UsageError(f"--work {work} is a file; name a folder")
+    workspace = Workspace(work)
+    last: dict[str, Any] = DEFAULTS | workspace.remembered()
+    call: dict[str, Any] = {
+        "source": _absolute(source) if source is not None else last["source"],
+        "preset": _absolute(preset) if preset is not None else last["preset"],
+        "overrides": list(overrides) if overrides is not None else last["overrides"] if source is None else [],
+    }
+    plan = runner.make_plan(workspace, load_source(call["source"]), settings.resolve(call["preset"], call["overrides"]))
+    if remember:
+        workspace.remember(call)
+    return plan
+
+
+def _absolute(reference: str) -> str:
+    """A file reference that still holds from another folder; names stay as they are."""
+    path, colon, folder = reference.partition(":")
+    if Path(path).is_file():
+        path = str(Path(path).resolve())
+    return path + colon + (str(Path(folder).resolve()) if folder else "")
