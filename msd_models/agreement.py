@@ -71,8 +71,8 @@ def compare(first: Sequence[str], second: Sequence[str], rows: Sequence[str]) ->
 
     names, row_of_C = np.unique(np.asarray(rows), return_inverse=True)
     tables_RLL = np.zeros((len(names), len(LABELS), len(LABELS)))
-    codes = {label: number for number, label in enumerate(LABELS)}
-    np.add.at(tables_RLL, (row_of_C, [codes[label] for label in first], [codes[label] for label in second]), 1)
+    for row, one, other in zip(row_of_C, first, second, strict=True):
+        tables_RLL[row, LABELS.index(one), LABELS.index(other)] += 1
     confusion_LL = tables_RLL.sum(axis=0)
     is_defined = len({*first, *second}) > 1
     return Agreement(
