@@ -13,7 +13,7 @@ import torch
 
 from msd_models.language_model import device, folder_digest, load_encoder, load_tokenizer, model_folder, resolve_dtype
 from msd_models.sentence_encoder import SentenceEncoder, pool
-from msd_models.student_prompt import TEMPLATE, prompt_ids
+from msd_models.student_prompt import TEMPLATE, PromptIds, prompt_ids
 from msd_models.token_batches import map_batches, pad, token_batches
 from pipeline.config import Vectors
 from pipeline.errors import ConfigError, StageError
@@ -52,24 +52,21 @@ def make_encoder(config: Vectors, student: Dataset | None) -> TextEncoder:
     return StudentEncoder(student, config)
 
 
-class StudentEncoder:
-    """The distilled model as an encoder."""
+class PromptStates:
+    """Pooled hidden states of a language model that reads instruction, text and cue."""
 
-    def __init__(self, student: Dataset, config: Vectors) -> None:
-        """Loads the committed student's model."""
-        folder = student.folder / "model"
-        manifest = student.manifest
-        if manifest is None:
-            raise StageError("student is not made yet; run: msd run student")
-        dtype = resolve_dtype(config.dtype)
+    def __init__(self, model: Any, prompt: PromptIds, config: Vectors) -> None:
+        """Takes the model without its vocabulary head.
+
+        Args:
+            model: gives last_hidden_state.
+            prompt: the words around the text under the model's tokenizer.
+            config: pooling, max_tokens, batch_tokens.
+        """
+        self.model = model
+        self.prompt = prompt
         self.config = config
-        self.prompt = prompt_ids(load_tokenizer(folder))
-        self.model = load_encoder(folder, dtype).to(device())
-        self.dimension = int(self.model.config.hidden_size)
-        weights = {name: summed for name, summed in manifest["files"].items() if name.startswith("model/")}
-        self.space_id = _space(
-            config, dtype, self.dimension, {"weights": weights, "template": TEMPLATE, "scale": "as pooled"}
-        )
+        self.dimension = int(model.config.hidden_size)
 
     def encode(self, texts: Sequence[str], *, keep_end: bool) -> np.ndarray:
         """Vectors [N, D] in float32."""
@@ -91,6 +88,23 @@ class StudentEncoder:
         return pool(hidden_BTD, mask_BT.to(self.model.device), self.config.pooling).cpu().numpy()
 
 
+class StudentEncoder(PromptStates):
+    """The committed student as an encoder."""
+
+    def __init__(self, student: Dataset, config: Vectors) -> None:
+        """Loads the committed student's model."""
+        folder = student.folder / "model"
+        manifest = student.manifest
+        if manifest is None:
+            raise StageError("student is not made yet; run: msd run student")
+        dtype = resolve_dtype(config.dtype)
+        super().__init__(load_encoder(folder, dtype).to(device()), prompt_ids(load_tokenizer(folder)), config)
+        weights = {name: summed for name, summed in manifest["files"].items() if _shapes_vectors(name)}
+        self.space_id = _space(
+            config, dtype, self.dimension, {"weights": weights, "template": TEMPLATE, "scale": "as pooled"}
+        )
+
+
 class _SentenceVectors:
     """A sentence encoder under a row-wise stage's settings."""
 
@@ -105,6 +119,11 @@ class _SentenceVectors:
     def encode(self, texts: Sequence[str], *, keep_end: bool) -> np.ndarray:
         self.encoder.tokenizer.truncation_side = "left" if keep_end else "right"
         return self.encoder.encode(texts, max_tokens=self.config.max_tokens, batch_tokens=self.config.batch_tokens)
+
+
+def _shapes_vectors(name: str) -> bool:
+    """Whether a file of the student has a say in its vectors: the card beside the weights has none."""
+    return name.startswith("model/") and not name.endswith("README.md")
 
 
 def _space(config: Any, dtype: torch.dtype, dimension: int, facts: Mapping[str, Any]) -> str:

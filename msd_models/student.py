@@ -1,7 +1,9 @@
 """The student: a small language model that writes the teacher's phrases, and how well it does on rows held out.
 
-Folder: `model/` (weights in bfloat16, tokenizer) and `holdout.parquet` (teacher's and student's phrases side by side).
-The F1 of the same layers before training stands beside the trained one: what it measures must come from the training.
+Folder: `model/` (a plain Hugging Face folder, see student_export), `holdout.parquet` (teacher's and student's phrases
+side by side) and `strata.json` (F1 by level and stratum, which a second round of prompts is drawn by). The F1 of the
+same layers before training stands beside the trained one, and of two ways to answer without a language model: what it
+measures must come from the training.
 """
 
 import shutil
@@ -9,113 +11,117 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import torch
-
-from msd_models.distillation_rows import Row, Split, split_rows, training_rows
-from msd_models.distillation_training import Training, train
-from msd_models.language_model import cpu_threads, load_causal, quiet_transformers, resolve_dtype
-from msd_models.phrases import PhraseScores, phrase_f1
+from msd_models.augmentation import augment
+from msd_models.checkpoint_choice import Judge, check_choice, choose_epoch, exportable
+from msd_models.distillation_job import Launch, run_training
+from msd_models.distillation_rows import Row, Split, drawn_rows, split_rows, training_rows
+from msd_models.downstream_gain import Downstream, read_downstream
+from msd_models.language_model import cpu_threads, resolve_dtype
+from msd_models.phrase_threshold import choose_threshold
+from msd_models.phrase_writing import write_phrases
 from msd_models.sentence_encoder import SentenceEncoder
+from msd_models.student_export import export_model, write_card
 from msd_models.student_layers import initial_student
-from msd_models.student_prompt import TEMPLATE, PromptIds, parse_completion, prompt_ids
-from msd_models.token_batches import token_batches
+from msd_models.student_prompt import TEMPLATE, prompt_ids
+from msd_models.student_quality import measure_student, threshold_facts, write_quality
 from pipeline.config import Student
 from pipeline.errors import StageError
-from pipeline.progress import progress
-from pipeline.storage import Dataset, Outcome, write_shard
+from pipeline.storage import Dataset, Outcome
 
-Phrases = tuple[list[str], list[str]]
-"""(explicit, implicit)"""
-MAX_PHRASE_TOKENS = 64
-GENERATION_TOKENS = 4096
-"""Prompt tokens per batch of generation."""
+CHECKPOINTS = "_checkpoints"
 
 
-def distill(config: Student, folder: Path, teacher_outputs: Dataset) -> Outcome:
-    """Trains the student and measures its phrase F1; goes on after a kill from the last epoch.
+def distill(
+    config: Student,
+    folder: Path,
+    teacher_outputs: Dataset,
+    items: Dataset,
+    interactions: Dataset,
+    histories: Dataset,
+    item_stats: Dataset,
+    launch: Launch | None = None,
+) -> Outcome:
+    """Trains the student, keeps its best epoch and measures its phrase F1; goes on after a kill.
 
     Args:
-        config: base model, layers, training and hold-out.
-        folder: gets `model/` and `holdout.parquet`.
+        config: base model, layers, training, choice and hold-out.
+        folder: gets `model/`, `holdout.parquet` and `strata.json`.
         teacher_outputs: rows with status ok are learned from.
+        items: texts of the downstream labels' items.
+        interactions: labels of the downstream gain, where epochs are judged by it.
+        histories: what users did before those labels.
+        item_stats: the tabular facts of the same.
+        launch: starts the processes of a training; torchrun on this machine where None.
 
     Returns:
-        rows_ok are the rows trained on or held out, rows_skipped those the teacher rejected.
+        rows_ok are the rows trained on, chosen by or held out; rows_skipped those the teacher rejected, that repeat a
+        text of another part, or that train_share leaves out.
 
     Raises:
-        StageError: no row to train on.
-        ConfigError: a base model that does not exist, or has too few layers.
+        StageError: no row to train on, or nothing to choose an epoch by.
+        ConfigError: a base model that does not exist, or settings out of range.
     """
+    check_choice(config)
     split = split_rows(teacher_outputs.table().to_pylist(), config)
     if not split.train:
         raise StageError(
             f"student: none of {teacher_outputs.num_rows():,} teacher rows can be trained on; wanted at least 2 with"
             " status ok; look at them: msd show teacher_outputs"
         )
+    wants_gain = "auc" in (config.choose_by, *config.curve)
+    downstream = read_downstream(items, interactions, histories, item_stats, config.seed) if wants_gain else None
     with cpu_threads(config.threads):
-        details = _train_and_measure(config, folder, split)
+        details = _train_and_measure(config, folder, split, downstream, launch)
+    write_card(folder / "model", config, teacher_outputs, details)
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     return Outcome(
         rows_in=teacher_outputs.num_rows(),
-        rows_ok=len(split.train) + len(split.holdout),
+        rows_ok=len(split.train) + len(split.choosing) + len(split.holdout),
         rows_skipped=len(split.skipped),
         details=details,
     )
 
 
-def _train_and_measure(config: Student, folder: Path, split: Split) -> dict[str, Any]:
-    model, tokenizer = initial_student(config, _training_texts(split.train))
+def _train_and_measure(
+    config: Student, folder: Path, split: Split, downstream: Downstream | None, launch: Launch | None
+) -> dict[str, Any]:
+    encode = SentenceEncoder(config.phrase_encoder).encode
+    threshold = choose_threshold(config, encode)
+    rows = augment(split.train, config)
+    model, tokenizer = initial_student(config, _training_texts(rows))
     prompt = prompt_ids(tokenizer)
-    measured = sorted(split.holdout, key=lambda row: row["prompt_id"])[: config.max_holdout_rows]
-    untrained = write_phrases(model, prompt, measured, config)
-    rows = training_rows(split.train, prompt, config.max_length)
-    training = train(model, rows, config, tokenizer.pad_token_id, folder / "_checkpoints")
-    trained = _save(model, tokenizer, folder / "model", resolve_dtype(config.dtype))
-    said = write_phrases(trained, prompt, measured, config)
-    scores, scores_untrained = _scores(measured, [said, untrained], config)
-    _write_holdout(folder / "holdout.parquet", measured, said, scores)
-    shutil.rmtree(folder / "_checkpoints", ignore_errors=True)
-    return _details(config, training, len(split.train), scores, scores_untrained)
-
-
-@torch.inference_mode()
-def write_phrases(model: Any, prompt: PromptIds, rows: Sequence[Row], config: Student) -> list[Phrases]:
-    """What the model writes for each row, greedily.
-
-    Args:
-        model: a causal language model.
-        prompt: the instruction and cue under its tokenizer.
-        rows: of teacher_outputs; their text and level are read.
-        config: max_length bounds the prompt.
-    """
-    limit = config.max_length - MAX_PHRASE_TOKENS
-    ids = [prompt.of(row["text"], max_tokens=max(limit, 16), keep_end=row["level"] == "user") for row in rows]
-    written: list[Phrases] = [([], []) for _ in rows]
-    with progress("student: write phrases", len(rows)) as advance:
-        for batch in token_batches([len(row) for row in ids], GENERATION_TOKENS):
-            for row, text in zip(batch, _generate(model, prompt.tokenizer, [ids[row] for row in batch]), strict=True):
-                written[row] = parse_completion(text)
-            advance(len(batch))
-    return written
-
-
-def _generate(model: Any, tokenizer: Any, ids: list[list[int]]) -> list[str]:
-    """Continuations of prompts padded on the left, as generation needs them."""
-    width = max(len(row) for row in ids)
-    ids_BT = torch.full((len(ids), width), tokenizer.pad_token_id, dtype=torch.long)
-    mask_BT = torch.zeros_like(ids_BT)
-    for number, row in enumerate(ids):
-        ids_BT[number, width - len(row) :] = torch.tensor(row)
-        mask_BT[number, width - len(row) :] = 1
-    made_BT = model.generate(
-        input_ids=ids_BT.to(model.device),
-        attention_mask=mask_BT.to(model.device),
-        max_new_tokens=MAX_PHRASE_TOKENS,
-        do_sample=False,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+    measured = drawn_rows(split.holdout, config.seed, config.max_holdout_rows)
+    untrained = write_phrases(model, prompt, measured, config.max_length)
+    work = folder / CHECKPOINTS
+    tokenised = training_rows(rows, prompt, config.max_length)
+    adapted, training = run_training(model, tokenised, config, tokenizer.pad_token_id, work, launch)
+    judge = Judge(
+        config=config,
+        prompt=prompt,
+        choosing=split.choosing,
+        encode=encode,
+        threshold=threshold.value,
+        downstream=downstream,
     )
-    return list(tokenizer.batch_decode(made_BT[:, width:], skip_special_tokens=True))
+    choice = choose_epoch(adapted, work, judge)
+    dtype = resolve_dtype(config.dtype)
+    trained = export_model(exportable(adapted, dtype), tokenizer, folder / "model", dtype)
+    quality = measure_student(trained, prompt, split, untrained, judge)
+    write_quality(folder, quality)
+    return {
+        **quality.details(),
+        **threshold_facts(threshold),
+        "train_rows": len(split.train),
+        "choosing_rows": len(split.choosing),
+        "augmented_rows": len(rows) - len(split.train),
+        "train_tokens": training.tokens,
+        "train_loss_first": training.loss_first,
+        "train_loss_last": training.loss_last,
+        "tokens_per_second": training.tokens_per_second,
+        "choose_by": config.choose_by,
+        "chosen_epoch": choice.epoch,
+        "curve": choice.curve,
+    }
 
 
 def _training_texts(rows: Sequence[Row]) -> list[str]:
@@ -126,50 +132,3 @@ def _training_texts(rows: Sequence[Row]) -> list[str]:
         )
         for row in rows
     ]
-
-
-def _save(model: Any, tokenizer: Any, folder: Path, dtype: torch.dtype) -> Any:
-    """Writes the model in bfloat16 and reads it back: what is measured is what others load."""
-    shutil.rmtree(folder, ignore_errors=True)
-    with quiet_transformers():
-        model.to(device="cpu", dtype=torch.bfloat16).save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-    return load_causal(folder, dtype)
-
-
-def _scores(rows: Sequence[Row], said: Sequence[Sequence[Phrases]], config: Student) -> list[PhraseScores]:
-    encoder = SentenceEncoder(config.phrase_encoder)
-    gold = [[*row["explicit_phrases"], *row["implicit_phrases"]] for row in rows]
-    return [
-        phrase_f1([[*explicit, *implicit] for explicit, implicit in one], gold, encoder.encode, config.phrase_threshold)
-        for one in said
-    ]
-
-
-def _write_holdout(path: Path, rows: Sequence[Row], said: Sequence[Phrases], scores: PhraseScores) -> None:
-    copied = ("prompt_id", "level", "entity_id", "stratum", "text")
-    phrases = pa.list_(pa.string())
-    columns = {name: pa.array([row[name] for row in rows], pa.string()) for name in copied}
-    columns["teacher_explicit"] = pa.array([row["explicit_phrases"] for row in rows], phrases)
-    columns["teacher_implicit"] = pa.array([row["implicit_phrases"] for row in rows], phrases)
-    columns["student_explicit"] = pa.array([explicit for explicit, _ in said], phrases)
-    columns["student_implicit"] = pa.array([implicit for _, implicit in said], phrases)
-    columns["f1"] = pa.array(scores.rows, pa.float64())
-    write_shard(path, pa.table(columns))
-
-
-def _details(
-    config: Student, training: Training, train_rows: int, scores: PhraseScores, untrained: PhraseScores
-) -> dict[str, Any]:
-    return {
-        "f1_micro": round(scores.micro, 4),
-        "f1_macro": round(scores.macro, 4),
-        "f1_untrained_micro": round(untrained.micro, 4),
-        "tau": config.phrase_threshold,
-        "gold_rows": len(scores.rows),
-        "train_rows": train_rows,
-        "train_tokens": training.tokens,
-        "train_loss_first": training.loss_first,
-        "train_loss_last": training.loss_last,
-        "tokens_per_second": training.tokens_per_second,
-    }

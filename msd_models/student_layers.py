@@ -39,6 +39,37 @@ def initial_student(config: Student, texts: Iterable[str]) -> tuple[Any, Any]:
     return student, load_tokenizer(folder)
 
 
+def with_adapters(model: Any, config: Student) -> Any:
+    """The model, or the frozen model with low-rank adapters on its linear layers: W = W0 + (alpha / rank)·B·A.
+
+    B starts at nought, so that training starts from the very model it is given.
+
+    Raises:
+        ConfigError: a negative rank.
+    """
+    if config.lora_rank < 0:
+        raise ConfigError(f"[student] lora_rank is {config.lora_rank}; wanted 0 (every weight) or a rank of 1 or more")
+    if config.lora_rank == 0:
+        return model
+    from peft import LoraConfig, get_peft_model
+
+    # The adapters' random halves come from the setting's seed and leave the generator of the caller alone.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        adapters = LoraConfig(
+            task_type="CAUSAL_LM",
+            r=config.lora_rank,
+            lora_alpha=config.lora_alpha,
+            target_modules="all-linear",
+        )
+        return get_peft_model(model, adapters)
+
+
+def without_adapters(model: Any) -> Any:
+    """The plain model of the same outputs: adapters, where there are any, added to the weights they stand beside."""
+    return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
+
+
 def kept_layers(num_base: int, num_kept: int) -> list[int]:
     """Indices of evenly spaced layers: the first and the last are kept; a single one is the first."""
     if num_kept == 1:
