@@ -86,8 +86,8 @@ def _read(path: Path) -> dict[Key, float]:
     """F1 by level and stratum; strata without one are left out."""
     if not path.is_file():
         raise ConfigError(
-            f"[prompts] focus: there is no file {path}; strata.json of a committed student was wanted; msd run student makes"
-            " it, in student/… of the work folder"
+            f"[prompts] focus: there is no file {path}; strata.json of a committed student was wanted; msd run student"
+            " makes it, in student/… of the work folder"
         )
     try:
         document: Any = json.loads(path.read_text(encoding="utf-8"))

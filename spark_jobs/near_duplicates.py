@@ -2,9 +2,9 @@
 
 Texts equal but for case, spaces and punctuation are grouped first: 100,000 copies of "unknown" are one text from then
 on. Of the distinct ones `spark_jobs.similar_texts` finds the pairs. Representatives are the lexicographically first
-maximal independent set of these pairs, in the order of a hash of the id: a text is read by the teacher unless an earlier
-one that is read is near it. So each row is near the very text whose output it gets, in a chain of small steps too, and a
-new row seldom takes a group over. A random order is settled in a few rounds (Fischer and Noever 2018).
+maximal independent set of these pairs, in the order of a hash of the id: a text is read by the teacher unless an
+earlier one that is read is near it. So each row is near the very text whose output it gets, in a chain of small steps
+too, and a new row seldom takes a group over. A random order is settled in a few rounds (Fischer and Noever 2018).
 """
 
 from pyspark.sql import Column, DataFrame, Window

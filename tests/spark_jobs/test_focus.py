@@ -66,7 +66,7 @@ def test_a_file_that_is_no_strata_json_is_a_sentence(settings, tmp_path, content
 
 
 def test_a_file_that_is_not_there_and_half_a_setting_are_sentences(settings):
-    with pytest.raises(ConfigError, match="there is no file .* msd run student"):
+    with pytest.raises(ConfigError, match=r"there is no file .* msd run student"):
         second_round(FIRST, replace(settings, focus=settings.focus + "x"))
     with pytest.raises(ConfigError, match="wants both"):
         second_round(FIRST, replace(settings, focus_rows=0))
