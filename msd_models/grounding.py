@@ -39,20 +39,25 @@ class Grounded:
     """Dropped: the same words as another phrase after normalising."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Thresholds:
+    """Cosines of a phrase with the part of the text that is nearest to it."""
+
+    grounded: float
+    """From here on the text bears out a phrase said to be explicit."""
+    repeated: float
+    """From here on a phrase said to be implicit repeats the text."""
+    unrelated: float
+    """Below, a phrase said to be explicit has nothing to do with the text."""
+
+
 class Grounder:
     """Sorts phrases by the text they are about."""
 
-    def __init__(self, encode: Encode, same: float, unrelated: float) -> None:
-        """Takes the thresholds.
-
-        Args:
-            encode: texts → unit vectors.
-            same: cosine from which a part of the text says the phrase.
-            unrelated: cosine below which a phrase said to be explicit has nothing to do with the text.
-        """
+    def __init__(self, encode: Encode, thresholds: Thresholds) -> None:
+        """Takes the encoder, texts → unit vectors, and the cosines that decide."""
         self.encode = encode
-        self.same = same
-        self.unrelated = unrelated
+        self.thresholds = thresholds
         self.vectors: OrderedDict[str, np.ndarray] = OrderedDict()
 
     def sort(self, answers: Sequence[tuple[str, Answer, Collection[str]]]) -> list[Grounded]:
@@ -71,10 +76,11 @@ class Grounder:
         for claimed, phrase in claims:
             key = normal(phrase)
             cosine = self._nearness(phrase, parts)
-            stated = occurs(key, body) or cosine >= self.same
+            enough = self.thresholds.grounded if claimed == "explicit" else self.thresholds.repeated
+            stated = occurs(key, body) or cosine >= enough
             if any(key in kept for kept in lists.values()):
                 counts["repeated"] += 1
-            elif not stated and (key in examples or (claimed == "explicit" and cosine < self.unrelated)):
+            elif not stated and (key in examples or (claimed == "explicit" and cosine < self.thresholds.unrelated)):
                 counts["unrelated"] += 1
             else:
                 kind = "explicit" if stated else "implicit"

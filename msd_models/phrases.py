@@ -1,11 +1,10 @@
-"""Phrase lists: cleaning, and the F1 of one list against another by one-to-one matching of sentence vectors.
+"""Phrase lists: cleaning, and how many phrases of two lists match one to one by the cosine of their vectors.
 
 Two phrases are equal when the cosine of their vectors passes τ. Each phrase is matched at most once, by the assignment
 of largest total similarity: greedy many-to-one matching would reward repeating a phrase (docs/methods.md).
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -13,55 +12,25 @@ MAX_PHRASE_CHARACTERS = 80
 """What is longer is a sentence, not a phrase."""
 ROUNDING = 1e-5
 """Slack of the threshold: the cosine of a phrase with itself is 1 within float32 rounding."""
+MARKS = " \t\"'`*•-–,;:.|[]{}"
+LOOSE_ENDS = frozenset(
+    ("a", "an", "and", "as", "at", "by", "for", "from", "in", "is", "its", "of", "on", "or", "that", "the", "this")
+    + ("to", "with")
+)
+"""Words no phrase ends with: a model whose phrase is closed for its length leaves them hanging."""
 Encode = Callable[[Sequence[str]], np.ndarray]
 """Texts → unit vectors [N, D]."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class PhraseScores:
-    """F1 of a set of rows."""
-
-    micro: float
-    """Over all phrases of all rows."""
-    macro: float
-    """Mean of the rows' F1."""
-    rows: list[float]
-    """One F1 a row."""
-
-
 def clean_phrases(phrases: Iterable[object]) -> list[str]:
-    """Phrases stripped of space, quotes and bullets; empty, overlong and repeated ones (in any case) are left out."""
+    """Phrases stripped of space, quotes, bullets and loose ends; empty, overlong and repeated ones are left out."""
     kept: dict[str, str] = {}
     for phrase in phrases:
         if isinstance(phrase, str):
-            text = " ".join(phrase.split()).strip(" \t\"'`*•-–,;:.|[]{}")
+            text = _trimmed(phrase)
             if text and len(text) <= MAX_PHRASE_CHARACTERS and any(c.isalnum() for c in text):
                 kept.setdefault(text.casefold(), text)
     return list(kept.values())
-
-
-def phrase_f1(
-    predicted: Sequence[Sequence[str]], gold: Sequence[Sequence[str]], encode: Encode, threshold: float
-) -> PhraseScores:
-    """F1 of predicted phrases against gold ones, row by row and over all rows.
-
-    Args:
-        predicted: phrases of each row.
-        gold: the wanted phrases of the same rows.
-        encode: texts → unit vectors; called once with all distinct phrases.
-        threshold: τ, the cosine from which two phrases are equal.
-    """
-    distinct = sorted({phrase for row in [*predicted, *gold] for phrase in row})
-    vectors_ND = encode(distinct) if distinct else np.zeros((0, 1), dtype=np.float32)
-    position = {phrase: number for number, phrase in enumerate(distinct)}
-    matched = []
-    for said, wanted in zip(predicted, gold, strict=True):
-        said_PD = vectors_ND[[position[phrase] for phrase in said]]
-        wanted_GD = vectors_ND[[position[phrase] for phrase in wanted]]
-        matched.append(count_matches(said_PD @ wanted_GD.T, threshold))
-    rows = [f1(m, len(p), len(g)) for m, p, g in zip(matched, predicted, gold, strict=True)]
-    micro = f1(sum(matched), sum(map(len, predicted)), sum(map(len, gold)))
-    return PhraseScores(micro=micro, macro=float(np.mean(rows)) if rows else 0.0, rows=rows)
 
 
 def count_matches(cosine_PG: np.ndarray, threshold: float) -> int:
@@ -84,3 +53,10 @@ def count_matches(cosine_PG: np.ndarray, threshold: float) -> int:
 def f1(matched: int, predicted: int, gold: int) -> float:
     """2·m / (|predicted| + |gold|), which is the harmonic mean of m/|predicted| and m/|gold|; 1 when both are empty."""
     return 2 * matched / (predicted + gold) if predicted + gold else 1.0
+
+
+def _trimmed(phrase: str) -> str:
+    """Without marks around it and loose ends after it, which may uncover marks again."""
+    text = " ".join(phrase.split()).strip(MARKS)
+    head, _, last = text.rpartition(" ")
+    return _trimmed(head) if head and last.casefold() in LOOSE_ENDS else text

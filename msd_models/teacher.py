@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from msd_models.answers import UNGROUNDED, Answer, parse_answer
 from msd_models.generators import Completion, Request, make_generator
-from msd_models.grounding import Grounded, Grounder
+from msd_models.grounding import Grounded, Grounder, Thresholds
 from msd_models.questions import Question, Questioner
 from pipeline.config import TeacherOutputs
 from pipeline.content_store import ContentStore
@@ -83,7 +83,12 @@ class Teacher:
         self.store = store
         self.generator = make_generator(config)
         self.questioner = Questioner(config, self.generator)
-        self.grounder = Grounder(self.questioner.encoder, config.grounding_threshold, config.unrelated_threshold)
+        thresholds = Thresholds(
+            grounded=config.grounding_threshold,
+            repeated=config.repetition_threshold,
+            unrelated=config.unrelated_threshold,
+        )
+        self.grounder = Grounder(self.questioner.encoder, thresholds)
         self.under_way: dict[str, _Asked] = {}
         """By the key of the first attempt."""
         self.pace = Pace()

@@ -150,10 +150,14 @@ class TeacherOutputs:
     """Of the second attempt and those after it: a greedy one would say the same again."""
     phrase_encoder: str = _path("all-minilm-l6-v2")
     """Sentence encoder that compares phrases with the text, and texts with worked examples."""
-    grounding_threshold: float = 0.8
-    """An explicit phrase that does not occur in the text stays explicit from this cosine with a part of it on."""
-    unrelated_threshold: float = 0.1
-    """One below this cosine with every part of the text is dropped; one between the two becomes implicit."""
+    grounding_threshold: float = 0.6
+    """A phrase said to be explicit that does not occur in the text is so from this cosine with a part of it on: in the
+    worked examples, paraphrases of the text lie at 0.61 to 0.89 and implicit phrases below 0.56."""
+    repetition_threshold: float = 0.8
+    """A phrase said to be implicit is explicit from this cosine with a part of the text on."""
+    unrelated_threshold: float = 0.2
+    """A phrase said to be explicit below this cosine with every part of the text is dropped; between this and
+    grounding_threshold it becomes implicit."""
     max_rejected_share: float = _free(0.2)
     """Above this share of rejected rows the stage fails by name."""
     max_tokens: int = _free(0)
