@@ -94,8 +94,11 @@ def pooled(counts: Iterable[Counts]) -> float:
 
 
 def distinct(phrases: Iterable[str]) -> list[str]:
-    """Each phrase once, whatever its case and spacing, in order."""
-    return list({" ".join(phrase.split()).casefold(): phrase for phrase in reversed(list(phrases))}.values())[::-1]
+    """Each phrase once, whatever its case and spacing, in order and as first written."""
+    kept: dict[str, str] = {}
+    for phrase in phrases:
+        kept.setdefault(" ".join(phrase.split()).casefold(), phrase)
+    return list(kept.values())
 
 
 class _Vectors:
@@ -108,7 +111,8 @@ class _Vectors:
         self._place = {phrase: number for number, phrase in enumerate(phrases)}
 
     def count(self, predicted: Sequence[str], gold: Sequence[str], threshold: float) -> Counts:
-        said, wanted = distinct(predicted), distinct(gold)
+        # Sorted, so that the order of two spellings does not choose which vector stands for both.
+        said, wanted = distinct(sorted(predicted)), distinct(sorted(gold))
         said_PD, wanted_GD = self._of(said), self._of(wanted)
         return count_matches(said_PD @ wanted_GD.T, threshold), len(said), len(wanted)
 

@@ -13,10 +13,8 @@ MAX_PHRASE_CHARACTERS = 80
 ROUNDING = 1e-5
 """Slack of the threshold: the cosine of a phrase with itself is 1 within float32 rounding."""
 MARKS = " \t\"'`*•-–,;:.|[]{}"
-LOOSE_ENDS = frozenset(
-    ("a", "an", "and", "as", "at", "by", "for", "from", "in", "is", "its", "of", "on", "or", "that", "the", "this")
-    + ("to", "with")
-)
+LOOSE_ENDS = frozenset({"a", "an", "and", "as", "at", "by", "for", "from", "in", "is", "its", "of", "on", "or", "that",
+                        "the", "this", "to", "with"})  # fmt: skip
 """Words no phrase ends with: a model whose phrase is closed for its length leaves them hanging."""
 Encode = Callable[[Sequence[str]], np.ndarray]
 """Texts → unit vectors [N, D]."""
