@@ -31,21 +31,22 @@ Value = Mapping[str, Any]
 class ContentStore:
     """Values by content key. Use from one thread; close it, or use it as a context manager."""
 
-    def __init__(self, folder: Path, *, inbox: bool = False) -> None:
+    def __init__(self, folder: Path, *, inbox: str = "") -> None:
         """Opens the store, making it where it is not there.
 
         Args:
             folder: the store's own.
-            inbox: read the index without locking it and append to a log: for workers beside a driver that keeps the
-                index still.
+            inbox: a name for this worker's share of the work: reads the index without locking it and appends to a log,
+                beside a driver that keeps the index still. What an earlier attempt at the same share left is read too.
         """
         self.folder = folder
         self.log: TextIO | None = None
+        self.own: dict[str, Value] = {}
         folder.mkdir(parents=True, exist_ok=True)
         if inbox:
             self.index = _read_only(folder / INDEX)
-            self.log = _new_log(folder / INBOX)
-            self.own: dict[str, Value] = {}
+            self.own = _left_by_earlier_attempts(folder / INBOX, inbox)
+            self.log = _new_log(folder / INBOX, inbox)
         else:
             self.index = _writable(folder / INDEX)
             _fold(folder / INBOX, self.index)
@@ -117,10 +118,19 @@ def _read_only(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)
 
 
-def _new_log(folder: Path) -> TextIO:
+def _left_by_earlier_attempts(folder: Path, name: str) -> dict[str, Value]:
+    left: dict[str, Value] = {}
+    for path in sorted(folder.glob(f"{name}~*.jsonl")):
+        with path.open(encoding="utf-8", errors="replace") as log:
+            for key, value in _entries(log):
+                left.setdefault(key, json.loads(value))
+    return left
+
+
+def _new_log(folder: Path, name: str) -> TextIO:
     """A log nobody else writes to, held so that it is not folded in while it grows."""
     folder.mkdir(parents=True, exist_ok=True)
-    log = (folder / f"{uuid.uuid4().hex}.jsonl").open("a", encoding="utf-8")
+    log = (folder / f"{name}~{uuid.uuid4().hex}.jsonl").open("a", encoding="utf-8")
     fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
     return log
 

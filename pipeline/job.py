@@ -23,7 +23,7 @@ class Job:
     inputs: Mapping[str, Dataset]
     output: Dataset
 
-    def open_store(self, *, inbox: bool = False) -> ContentStore:
+    def open_store(self, *, inbox: str = "") -> ContentStore:
         """What the stage has made so far in this work folder, whatever the inputs and settings were."""
         work = self.output.folder.parent.parent
         return ContentStore(work / CONTENT_STORES / self.stage.name, inbox=inbox)

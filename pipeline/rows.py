@@ -6,7 +6,8 @@ side by side: `make_slice` makes one part of them in this process, and whoever t
 
 import inspect
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from pipeline.storage import Outcome, conform, write_atomically, write_shard
 
 def execute_rows(job: Job) -> Outcome:
     """Makes the missing shards in this process and counts the rows of all."""
-    _settle_shard_size(job)
+    settle_shard_size(job)
     make_shards(job, range(num_shards(job)))
     return finish(job)
 
@@ -43,43 +44,46 @@ def make_slice(job: Job, slice_number: int, num_slices: int) -> None:
 
 def make_shards(job: Job, numbers: range) -> None:
     """Makes those of the numbered shards that are not on disk, by the stage's maker, in this process."""
-    missing = [number for number in numbers if not shard_path(job.output.folder, number).exists()]
+    missing = missing_shards(job, numbers)
     total = _rows_of(job, numbers)
     with progress(job.stage.name, total) as advance:
         advance(total - sum(rows_of_shard(job, number) for number in missing))
         if not missing:
             return
         check_budget(job)
-        batches = (batch for number, batch in shard_batches(job) if number in numbers)
-        for position, made in enumerate(make_batches(job, batches)):
-            assert position < len(missing), f"{job.stage.name} yielded more batches than it was given"
-            save_shard(job, missing[position], made)
-            advance(rows_of_shard(job, missing[position]))
+        for number in make_missing(job, missing):
+            advance(rows_of_shard(job, number))
 
 
-def make_batches(job: Job, batches: Iterator[pa.RecordBatch], *, inbox: bool = False) -> Iterator[pa.RecordBatch]:
-    """The maker's batches; it gets the other inputs by name, and the content store where it asks for one.
+def make_missing(job: Job, missing: Sequence[int], *, inbox: str = "") -> Iterator[int]:
+    """Makes the shards by the stage's maker, in this process; yields the number of each once it is on disk.
+
+    The maker gets the other inputs by name, and the content store where it asks for one.
 
     Args:
         job: whose maker is called.
-        batches: of the first input.
-        inbox: the store is kept still by a driver elsewhere.
+        missing: numbers of shards that are not on disk, in order.
+        inbox: where a driver elsewhere keeps the store still, the name of this worker's share (see ContentStore).
     """
     maker = load(job.stage.maker)
-    others: dict[str, Any] = {name: job.inputs[name] for name in job.stage.inputs[1:]}
-    if "store" not in inspect.signature(maker).parameters:
-        yield from maker(batches, job.config, **others)
-        return
-    with job.open_store(inbox=inbox) as store:
-        yield from maker(batches, job.config, **others, store=store)
+    arguments: dict[str, Any] = {name: job.inputs[name] for name in job.stage.inputs[1:]}
+    with ExitStack() as stack:
+        if asks_for_store(job):
+            arguments["store"] = stack.enter_context(job.open_store(inbox=inbox))
+        for position, made in enumerate(maker(_input_of(job, missing), job.config, **arguments)):
+            assert position < len(missing), f"{job.stage.name} yielded more batches than it was given"
+            save_shard(job, missing[position], made)
+            yield missing[position]
 
 
-def shard_batches(job: Job) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """The input of each shard that is not on disk yet, in order, with the shard's number."""
-    streamed = job.inputs[job.stage.inputs[0]]
-    for number, batch in enumerate(streamed.batches(job.config.shard_rows)):
-        if not shard_path(job.output.folder, number).exists():
-            yield number, batch
+def asks_for_store(job: Job) -> bool:
+    """Whether the stage's maker keeps what it made by content."""
+    return "store" in inspect.signature(load(job.stage.maker)).parameters
+
+
+def missing_shards(job: Job, numbers: range) -> list[int]:
+    """Those of the numbered shards that are not on disk."""
+    return [number for number in numbers if not shard_path(job.output.folder, number).exists()]
 
 
 def save_shard(job: Job, number: int, made: pa.RecordBatch) -> None:
@@ -132,7 +136,20 @@ def _rows_of(job: Job, numbers: range) -> int:
     return max(min(numbers.stop * size, total) - min(numbers.start * size, total), 0)
 
 
-def _settle_shard_size(job: Job) -> None:
+def _input_of(job: Job, numbers: Sequence[int]) -> Iterator[pa.RecordBatch]:
+    """The rows of the first input that the numbered shards are made from, a batch each."""
+    if not numbers:
+        return
+    wanted, size = set(numbers), job.config.shard_rows
+    batches = job.inputs[job.stage.inputs[0]].batches(size, first_row=numbers[0] * size)
+    for number, batch in enumerate(batches, start=numbers[0]):
+        if number in wanted:
+            yield batch
+        if number == numbers[-1]:
+            return
+
+
+def settle_shard_size(job: Job) -> None:
     """A shard's number means rows only under the shard size it was cut with: another size starts the folder anew."""
     folder = job.output.folder
     if _marked_size(job) not in (None, str(job.config.shard_rows)):

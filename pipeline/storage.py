@@ -72,30 +72,38 @@ class Dataset:
         tables = [conform(pq.read_table(path, columns=columns, partitioning=None), wanted) for path in self.shards()]
         return pa.concat_tables(tables) if tables else wanted.empty_table()
 
-    def batches(self, max_rows: int) -> Iterator[pa.RecordBatch]:
-        """All rows in shard order, in batches of exactly max_rows rows but for the last; bounded memory."""
+    def batches(self, max_rows: int, first_row: int = 0) -> Iterator[pa.RecordBatch]:
+        """All rows from first_row on in shard order, max_rows a batch but for the last; bounded memory."""
         assert self.schema is not None
         held: list[pa.RecordBatch] = []
         num_held = 0
-        for path in self.shards():
-            for batch in pq.ParquetFile(path).iter_batches(batch_size=max_rows):
-                held.append(
-                    conform(pa.Table.from_batches([batch]), self.schema).combine_chunks().to_batches()[0]
-                    if batch.num_rows
-                    else batch
-                )
-                num_held += batch.num_rows
-                while num_held >= max_rows:
-                    merged = pa.Table.from_batches([b for b in held if b.num_rows]).combine_chunks()
-                    yield merged.slice(0, max_rows).combine_chunks().to_batches()[0]
-                    rest = merged.slice(max_rows)
-                    held, num_held = rest.to_batches(), rest.num_rows
+        for batch in self._pieces(max_rows, first_row):
+            held.append(conform(pa.Table.from_batches([batch]), self.schema).combine_chunks().to_batches()[0])
+            num_held += batch.num_rows
+            while num_held >= max_rows:
+                merged = pa.Table.from_batches(held).combine_chunks()
+                yield merged.slice(0, max_rows).combine_chunks().to_batches()[0]
+                rest = merged.slice(max_rows)
+                held, num_held = rest.to_batches(), rest.num_rows
         if num_held:
-            yield pa.Table.from_batches([b for b in held if b.num_rows]).combine_chunks().to_batches()[0]
+            yield pa.Table.from_batches(held).combine_chunks().to_batches()[0]
 
     def num_rows(self) -> int:
         """Rows of all shards, from the Parquet footers."""
         return sum(pq.ParquetFile(path).metadata.num_rows for path in self.shards())
+
+    def _pieces(self, max_rows: int, first_row: int) -> Iterator[pa.RecordBatch]:
+        """Rows from first_row on as the files hold them, none empty; files that lie before it are not read."""
+        skip = first_row
+        for path in self.shards():
+            with pq.ParquetFile(path) as file:
+                if skip >= file.metadata.num_rows:
+                    skip -= file.metadata.num_rows
+                    continue
+                for batch in file.iter_batches(batch_size=max_rows):
+                    if batch.num_rows > skip:
+                        yield batch.slice(skip)
+                    skip = max(skip - batch.num_rows, 0)
 
 
 class Workspace:

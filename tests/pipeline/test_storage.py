@@ -33,10 +33,12 @@ def dataset_of(folder, shard_sizes, schema=NUMBERS):
 
 
 @settings(max_examples=40)
-@given(st.lists(st.integers(0, 12), max_size=6), st.integers(1, 15))
-def test_batches_are_the_rows_in_order_cut_at_exactly_max_rows(sizes, max_rows):
+@given(st.lists(st.integers(0, 12), max_size=6), st.integers(1, 15), st.integers(0, 40))
+def test_batches_are_the_rows_in_order_cut_at_exactly_max_rows(sizes, max_rows, first_row):
     with tempfile.TemporaryDirectory() as folder:
         dataset = dataset_of(folder, sizes)
+        later = [row for batch in dataset.batches(max_rows, first_row) for row in batch.to_pylist()]
+        assert later == dataset.table().to_pylist()[first_row:]
         batches = list(dataset.batches(max_rows))
         assert [batch.num_rows for batch in batches[:-1]] == [max_rows] * (len(batches) - 1)
         assert all(0 < batch.num_rows <= max_rows for batch in batches)
