@@ -80,7 +80,7 @@ def draw_curve(folder: Path, points: Sequence[Point]) -> None:
 def table_lines(points: Sequence[Point]) -> list[str]:
     """The same numbers in columns, for a terminal."""
     header = ("share", "augmented", "rows", "phrase F1", "", SEMANTIC_ARM, "seeds", "Δ to raw_text")
-    widths = (6, 10, 7, 10, 16, 11, 17, 26)
+    widths = (6, 11, 8, 11, 17, 12, 16, 27)
     lines = ["".join(text.rjust(width) for text, width in zip(header, widths, strict=True))]
     for point in points:
         arm = point["arms"][SEMANTIC_ARM]
