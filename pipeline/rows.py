@@ -6,7 +6,7 @@ side by side: `make_slice` makes one part of them in this process, and whoever t
 
 import inspect
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -81,7 +81,7 @@ def asks_for_store(job: Job) -> bool:
     return "store" in inspect.signature(load(job.stage.maker)).parameters
 
 
-def missing_shards(job: Job, numbers: range) -> list[int]:
+def missing_shards(job: Job, numbers: Iterable[int]) -> list[int]:
     """Those of the numbered shards that are not on disk."""
     return [number for number in numbers if not shard_path(job.output.folder, number).exists()]
 

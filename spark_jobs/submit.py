@@ -1,4 +1,7 @@
-"""What `spark-submit spark_jobs/<stage>.py --source … --work …` runs: one table stage of the same plan as msd's."""
+"""What `spark-submit spark_jobs/<stage>.py --source … --work …` runs: one stage of the same plan as msd's.
+
+Tables are DataFrame work; a row-wise stage's maker runs inside the executors.
+"""
 
 import argparse
 import sys
@@ -9,8 +12,9 @@ from pipeline.progress import note
 from pipeline.runner import Plan, make_plan, run_stage
 from pipeline.settings import resolve
 from pipeline.source import load_source
-from pipeline.stages import BY_NAME
+from pipeline.stages import BY_NAME, Kind
 from pipeline.storage import Workspace
+from spark_jobs.rows import execute_rows
 
 
 def submit(name: str) -> None:
@@ -21,7 +25,8 @@ def submit(name: str) -> None:
         plan = make_plan(Workspace(arguments.work), load_source(arguments.source), settings)
         _check_inputs(plan, name, arguments)
         if plan.dataset(name).manifest is None:
-            run_stage(plan, BY_NAME[name])
+            stage = BY_NAME[name]
+            run_stage(plan, stage, execute_rows if stage.kind is Kind.ROWS else None)
         note(f"{name}: {plan.dataset(name).folder}")
     except MsdError as error:
         note(f"{name}: {error}")
