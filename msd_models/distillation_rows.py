@@ -114,5 +114,5 @@ def _marks(row: Row) -> set[str]:
 def _share_of(rows: list[Row], config: Student) -> list[Row]:
     """Rows of the entities whose hash lies below train_share, the nearest one where none does."""
     draws = {row["entity_id"]: draw("train", config.seed, row["entity_id"]) for row in rows}
-    bound = max(config.train_share, min(draws.values(), default=0.0) + 2**-64)
-    return [row for row in rows if draws[row["entity_id"]] < bound or config.train_share == 1]
+    bound = max(config.train_share, min(draws.values(), default=0.0))
+    return [row for row in rows if draws[row["entity_id"]] <= bound]

@@ -21,7 +21,10 @@ TINY = config.Student(
     batch_size=8,
     learning_rate=3e-3,
     max_holdout_rows=6,
+    phrase_threshold=0.75,
     dtype="float32",
+    threads=1,
+    curve=("nll",),
 )
 
 torch.set_num_threads(2)
@@ -127,10 +130,27 @@ def teacher_outputs(save, teacher_rows) -> Dataset:
 
 
 @pytest.fixture(scope="session")
-def student(tmp_path_factory, teacher_outputs) -> Dataset:
+def log(save, items, item_stats) -> dict[str, Dataset]:
+    """What distill takes besides the teacher's rows; nobody acted."""
+    empty = {name: save(name, getattr(schemas, name.upper()), []) for name in ("interactions", "histories")}
+    return {"items": items, "item_stats": item_stats, **empty}
+
+
+@pytest.fixture(scope="session")
+def distilled(tmp_path_factory, teacher_outputs, log) -> Callable[..., Dataset]:
+    """`distilled(settings, **others)` commits a student of the teacher's rows."""
     from msd_models.student import distill
 
-    dataset = Workspace(tmp_path_factory.mktemp("student")).dataset("student", "0" * 16, None)
-    dataset.folder.mkdir(parents=True)
-    commit(dataset, distill(TINY, dataset.folder, teacher_outputs), {})
-    return dataset
+    def _distilled(settings: config.Student, **others: Any) -> Dataset:
+        dataset = Workspace(tmp_path_factory.mktemp("student")).dataset("student", "0" * 16, None)
+        dataset.folder.mkdir(parents=True)
+        arguments = {"teacher_outputs": teacher_outputs, **log, **others}
+        commit(dataset, distill(settings, dataset.folder, **arguments), {})
+        return dataset
+
+    return _distilled
+
+
+@pytest.fixture(scope="session")
+def student(distilled) -> Dataset:
+    return distilled(TINY)

@@ -1,51 +1,26 @@
-"""Distillation: which rows, which tokens carry loss, what comes out, and going on after a kill."""
+"""Distillation: which tokens carry loss, which layers are kept, and what comes out."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 
 import pyarrow.parquet as pq
 import pytest
 import torch
 
-from msd_models.distillation_rows import IGNORED, collate, split_rows, training_rows
-from msd_models.distillation_training import completion_loss
+from msd_models.distillation_rows import IGNORED, training_rows
 from msd_models.language_model import load_causal, load_tokenizer
 from msd_models.student import distill
 from msd_models.student_layers import initial_student, kept_layers
 from msd_models.student_prompt import CUE, INSTRUCTION, parse_completion, plain_ids, prompt_ids
+from pipeline import schemas
 from pipeline.errors import ConfigError, StageError
-from pipeline.storage import file_digest
+
+TINY_EPOCHS = 12
 
 
 @pytest.fixture(scope="module")
 def untrained(tiny_settings, teacher_rows):
     return initial_student(tiny_settings, [row["text"] for row in teacher_rows])
-
-
-def test_every_row_is_trained_on_held_out_or_skipped(teacher_rows, tiny_settings):
-    split = split_rows(teacher_rows, tiny_settings)
-    parts = [*split.train, *split.holdout, *split.skipped]
-    assert sorted(row["prompt_id"] for row in parts) == sorted(row["prompt_id"] for row in teacher_rows)
-    assert all(row["status"] == "rejected" for row in split.skipped)
-    assert not {row["entity_id"] for row in split.train} & {row["entity_id"] for row in split.holdout}
-    backwards = split_rows(teacher_rows[::-1], tiny_settings)
-    assert {row["entity_id"] for row in backwards.holdout} == {row["entity_id"] for row in split.holdout}
-
-
-def test_a_text_of_the_holdout_is_not_trained_on_under_another_id(teacher_rows, tiny_settings):
-    held = split_rows(teacher_rows, tiny_settings).holdout[0]
-    free = next(n for n in range(1000) if not split_rows([_as(held, n)], replace(tiny_settings)).holdout)
-    split = split_rows([*teacher_rows, _as(held, free)], tiny_settings)
-    assert f"x{free}" in {row["entity_id"] for row in split.skipped}
-
-
-def _as(row, number):
-    return {**row, "entity_id": f"x{number}", "prompt_id": f"item:x{number}"}
 
 
 def test_only_the_completion_is_labelled(untrained, teacher_rows, tiny_settings):
@@ -75,21 +50,6 @@ def test_long_texts_keep_instruction_cue_and_the_wanted_end(untrained):
 def test_control_tokens_in_a_text_are_plain_characters(untrained):
     _, tokenizer = untrained
     assert tokenizer.eos_token_id not in plain_ids(tokenizer, f"end {tokenizer.eos_token} here")
-
-
-def test_loss_is_the_models_own_on_unpadded_rows(untrained, teacher_rows):
-    model, tokenizer = untrained
-    rows = training_rows([row for row in teacher_rows if row["status"] == "ok"][:5], prompt_ids(tokenizer), 256)
-    batch = collate(rows, tokenizer.pad_token_id)
-    with torch.no_grad():
-        ours = completion_loss(model, batch["input_ids"], batch["labels"]).item()
-        total, count = 0.0, 0
-        for row in rows:
-            ids, labels = torch.tensor([row["input_ids"]]), torch.tensor([row["labels"]])
-            labelled = int((labels != IGNORED).sum())
-            total += model(input_ids=ids, labels=labels).loss.item() * labelled
-            count += labelled
-    assert ours == pytest.approx(total / count, rel=1e-4)
 
 
 @pytest.mark.parametrize(("base", "kept"), [(30, 6), (30, 1), (30, 30), (4, 3), (2, 2)])
@@ -126,60 +86,50 @@ def test_the_student_learns_what_the_teacher_implies(student):
     manifest = student.manifest
     assert (manifest["rows_in"], manifest["rows_ok"], manifest["rows_skipped"]) == (48, 45, 3)
     assert not (student.folder / "_checkpoints").exists()
+    low, high = details["f1_micro_interval"]
+    assert low <= details["f1_micro"] <= high
+    assert details["train_rows"] + details["choosing_rows"] + details["gold_rows"] <= 45
+    assert [entry["epoch"] for entry in details["curve"]] == list(range(1, TINY_EPOCHS + 1))
+    best = min(details["curve"], key=lambda entry: entry["nll"])
+    assert details["chosen_epoch"] == best["epoch"]
+
+
+def test_strata_say_where_the_student_is_weak(student):
+    strata = json.loads((student.folder / "strata.json").read_text())
+    assert set(strata) == {"item"}
+    assert set(strata["item"]) == {"other"}
+    assert strata["item"]["other"]["rows"] > student.details["gold_rows"] - 1
+    assert 0 <= strata["item"]["other"]["f1"] <= 1
 
 
 def test_the_saved_model_is_what_was_measured(student, tiny_settings):
-    from msd_models.student import write_phrases
+    from msd_models.phrase_writing import write_phrases
 
     folder = student.folder / "model"
     held = pq.read_table(student.folder / "holdout.parquet").to_pylist()
     model, prompt = load_causal(folder, torch.float32), prompt_ids(load_tokenizer(folder))
-    said = write_phrases(model, prompt, held, tiny_settings)
+    said = write_phrases(model, prompt, held, tiny_settings.max_length)
     assert [implicit for _, implicit in said] == [row["student_implicit"] for row in held]
 
 
-def test_nothing_to_learn_from_is_a_sentence(save, teacher_rows, tiny_settings, tmp_path):
-    from pipeline import schemas
-
+def test_nothing_to_learn_from_is_a_sentence(save, teacher_rows, tiny_settings, log, tmp_path):
     rejected = [row for row in teacher_rows if row["status"] == "rejected"]
+    outputs = save("teacher_outputs", schemas.TEACHER_OUTPUTS, rejected)
     with pytest.raises(StageError, match="none of 3 teacher rows"):
-        distill(tiny_settings, tmp_path, save("teacher_outputs", schemas.TEACHER_OUTPUTS, rejected))
+        distill(tiny_settings, tmp_path, outputs, **log)
 
 
-KILLED = """
-import json, sys
-from pathlib import Path
-import torch
-torch.set_num_threads(1)
-from msd_models.student import distill
-from pipeline import config, schemas
-from pipeline.storage import Dataset
-settings, teacher, folder = json.loads(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
-outputs = Dataset(name="teacher_outputs", fingerprint="0" * 16, folder=teacher, schema=schemas.TEACHER_OUTPUTS)
-folder.mkdir(parents=True, exist_ok=True)
-print(json.dumps(distill(config.Student(**settings), folder, outputs).details))
-"""
-
-
-@pytest.mark.slow
-def test_a_killed_run_goes_on_to_the_same_student(teacher_outputs, tiny_settings, tmp_path):
-    settings = {**vars(tiny_settings), "epochs": 30}
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-
-    def start(folder):
-        arguments = [json.dumps(settings), str(teacher_outputs.folder), str(folder)]
-        return subprocess.Popen([sys.executable, "-c", KILLED, *arguments], stdout=subprocess.PIPE, text=True)
-
-    first = start(whole)
-    second = start(killed)
-    while not list(killed.glob("_checkpoints/checkpoint-*/trainer_state.json")) and second.poll() is None:
-        time.sleep(0.02)
-    os.kill(second.pid, signal.SIGKILL)
-    second.communicate()
-    assert not (killed / "model").exists(), "the kill came too late to test anything"
-    third = start(killed)
-    details = [json.loads(process.communicate(timeout=300)[0].splitlines()[-1]) for process in (first, third)]
-    weights = [file_digest(folder / "model" / "model.safetensors") for folder in (whole, killed)]
-    assert weights[0] == weights[1]
-    assert details[0]["f1_micro"] == details[1]["f1_micro"]
-    assert details[0]["train_loss_first"] == details[1]["train_loss_first"]
+def test_wrong_settings_end_in_a_sentence(tiny_settings, teacher_outputs, log, tmp_path):
+    wrong = [
+        ({"choose_by": "luck"}, "choose_by 'luck' is unknown"),
+        ({"curve": ("f2",)}, "curve 'f2' is unknown"),
+        ({"holdout_share": 0.6, "choosing_share": 0.4}, "wanted the first two below 1"),
+        ({"train_share": 0.0}, "train_share in"),
+        ({"accumulate": 3}, "cannot share out"),
+        ({"lora_rank": -1}, "lora_rank is -1"),
+        ({"shuffle_phrases": -1}, "wanted 0 or more"),
+        ({"num_layers": 0}, "wanted 1 or more"),
+    ]
+    for changes, sentence in wrong:
+        with pytest.raises(ConfigError, match=sentence):
+            distill(replace(tiny_settings, **changes), tmp_path, teacher_outputs, **log)
