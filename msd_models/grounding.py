@@ -18,7 +18,7 @@ from msd_models.phrases import Encode
 
 MAX_PARTS = 24
 """Of a text, compared with its phrases."""
-CACHED_TEXTS = 50_000
+CACHED_TEXTS = 20_000
 """Vectors held: parts of texts (genres, brands) and phrases come back in row after row."""
 _HAN = re.compile(r"[\u3400-\u9fff]")
 _BREAK = re.compile(r"[\n.!?;,|。！？；，、]+\s*|\s[-–—]\s")
@@ -100,7 +100,8 @@ class Grounder:
             if text in self.vectors:
                 self.vectors.move_to_end(text)
         if new:
-            self.vectors.update(zip(new, self.encode(new), strict=True))
+            # Copies: a row that is kept must not keep the whole batch it was made in.
+            self.vectors.update((text, vector.copy()) for text, vector in zip(new, self.encode(new), strict=True))
         while len(self.vectors) > max(CACHED_TEXTS, len(distinct)):
             self.vectors.popitem(last=False)
 
@@ -118,10 +119,10 @@ def occurs(phrase: str, body: str) -> bool:
 
 
 def _parts(text: str) -> list[str]:
-    """The text's lines, sentences and list entries, of an attribute also the value alone; then the text as a whole."""
+    """The text's lines, sentences and list entries, and of an attribute also the value alone."""
     found: dict[str, None] = {}
     for part in _BREAK.split(text):
         for piece in (part, part.partition(":")[2]):
             if any(character.isalnum() for character in piece):
                 found[piece.strip()] = None
-    return [*list(found)[:MAX_PARTS], text]
+    return list(found)[:MAX_PARTS]

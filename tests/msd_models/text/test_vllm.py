@@ -83,7 +83,9 @@ def test_a_real_teacher_names_what_the_texts_say_and_obeys_nobody_else(tmp_path)
         assert len(row["explicit_phrases"]) + len(row["implicit_phrases"]) <= 2 * MAX_PHRASES
         assert row["output_tokens"] <= config.max_output_tokens * row["attempts"]
         assert not any("zebra" in phrase.lower() for phrase in row["implicit_phrases"])
-    lengths = [row["prompt_tokens"] / max(row["attempts"], 1) for row in rows]
+    english = [row for row in rows if row["template_id"].startswith("item.en@")]
+    lengths = [row["prompt_tokens"] / row["attempts"] for row in english]
+    assert len(english) == len(rows) - 1
     assert rows[2]["text_tokens_cut"] > 1000
     assert max(lengths) <= min(lengths) + config.max_text_tokens + 60
     assert not [child for child in psutil.Process().children() if "vllm_worker" in " ".join(child.cmdline())]
