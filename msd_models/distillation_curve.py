@@ -109,14 +109,15 @@ def _draw_students(axes: Any, points: Sequence[Point], is_augmented: bool) -> No
         return
     ordered = sorted(points, key=lambda point: point["share"])
     f1 = np.array([point["f1_micro"] for point in ordered])
-    low_high = np.array([point["f1_micro_interval"] for point in ordered]).T
+    f1_ends = np.array([point["f1_micro_interval"] for point in ordered]).T
     auc = np.array([point["arms"][SEMANTIC_ARM]["auc"] for point in ordered])
-    seeds = [point["arms"][SEMANTIC_ARM]["auc_by_seed"] for point in ordered]
+    by_seed = [point["arms"][SEMANTIC_ARM]["auc_by_seed"] for point in ordered]
+    auc_ends = np.array([[min(seeds), max(seeds)] for seeds in by_seed]).T
     axes.errorbar(
         f1,
         auc,
-        xerr=np.abs(low_high - f1),
-        yerr=[auc - [min(one) for one in seeds], [max(one) for one in seeds] - auc],
+        xerr=np.abs(f1_ends - f1),
+        yerr=np.abs(auc_ends - auc),
         color=COLOURS[is_augmented],
         marker="s" if is_augmented else "o",
         linewidth=1.8,
