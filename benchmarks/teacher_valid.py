@@ -43,9 +43,8 @@ def measure(work: Path) -> None:
     print(
         f"{len(rows)} titles: {first / len(rows):.2%} valid at the first attempt, {valid / len(rows):.2%} after retries"
     )
-    print(
-        f"rejected: {dict(reasons) or 'none'}; wanted {WANTED:.1%}: {'kept' if valid >= WANTED * len(rows) else 'MISSED'}"
-    )
+    verdict = "kept" if valid >= WANTED * len(rows) else "MISSED"
+    print(f"rejected: {dict(reasons) or 'none'}; wanted {WANTED:.1%}: {verdict}")
 
 
 if __name__ == "__main__":

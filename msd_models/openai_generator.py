@@ -40,6 +40,7 @@ class OpenAiGenerator:
         self.tokenizer = load_tokenizer(model_folder(_tokenizer_of(config)))
         self.finished: queue.Queue[Finished] = queue.Queue()
         self.num_open = 0
+        self.is_checked = False
         self.loop = asyncio.new_event_loop()
         self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self.thread.start()
@@ -58,7 +59,10 @@ class OpenAiGenerator:
         return sum(len(self.tokenizer(turn["content"])["input_ids"]) for turn in prompt.messages)
 
     def submit(self, request: Request) -> None:
-        """Sends the request when its turn comes."""
+        """Sends the request when its turn comes; the first one asks whether the server has the model."""
+        if not self.is_checked:
+            asyncio.run_coroutine_threadsafe(self._check_server(), self.loop).result()
+            self.is_checked = True
         self.num_open += 1
         asyncio.run_coroutine_threadsafe(self._answer(request), self.loop)
 
@@ -94,6 +98,23 @@ class OpenAiGenerator:
             max_retries=MAX_RETRIES,
         )
         return client, asyncio.Semaphore(self.capacity)
+
+    async def _check_server(self) -> None:
+        """A wrong address or model name is said at once, not after every request has been retried."""
+        import openai
+
+        try:
+            listed = await self.client.with_options(max_retries=1).models.list()
+        except openai.NotFoundError:
+            return
+        except openai.OpenAIError as error:
+            raise self._service_error(error) from error
+        served = [model.id for model in listed.data]
+        if self.config.model not in served:
+            raise ConfigError(
+                f"teacher_outputs.model is '{self.config.model}', and the server at {self.config.endpoint} serves"
+                f" {', '.join(served) or 'none'}; set it to one of these"
+            )
 
     async def _disconnect(self) -> None:
         current = asyncio.current_task()

@@ -22,6 +22,8 @@ class ServedModel:
         self.failed = Counter()
         self.open = self.most_open = 0
         self.requests = []
+        self.is_gone = False
+        self.keys = set()
         self.lock = threading.Lock()
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self.server.daemon_threads = True
@@ -32,6 +34,7 @@ class ServedModel:
         return self
 
     def __exit__(self, *_):
+        self.is_gone = True
         self.server.shutdown()
         self.server.server_close()
         self.thread.join()
@@ -49,11 +52,15 @@ class ServedModel:
             protocol_version = "HTTP/1.1"
 
             def do_POST(self):
+                if model.is_gone:
+                    self.close_connection = True
+                    return
                 request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 with model.lock:
                     model.open += 1
                     model.most_open = max(model.most_open, model.open)
                     model.requests.append(request)
+                    model.keys.add(self.headers["Authorization"])
                 try:
                     time.sleep(model.seconds)
                     status, body = model.reply(request)
@@ -62,6 +69,14 @@ class ServedModel:
                         model.open -= 1
                 content = json.dumps(body).encode()
                 self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            def do_GET(self):
+                content = json.dumps({"object": "list", "data": [{"id": "any", "object": "model"}]}).encode()
+                self.send_response(200 if self.path == "/v1/models" else 404)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
