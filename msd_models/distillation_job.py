@@ -30,7 +30,7 @@ from pipeline.storage import write_atomically, write_shard
 Launch = Callable[[Path, int, Advance], None]
 """Calls `work(job)` in so many processes that form one torch.distributed group, and returns when all have ended."""
 STEP_MARK = "msd-steps "
-KEPT_LINES = 40
+KEPT_LINES = 400
 
 
 def run_training(
