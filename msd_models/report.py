@@ -28,15 +28,25 @@ SHOWN_TEXT = 400
 """Characters of an item's text in the report."""
 DISTILLATION_FACTS = (
     "f1_micro",
+    "f1_micro_interval",
     "f1_macro",
+    "f1_macro_interval",
+    "f1_by_level",
+    "f1_by_list",
     "f1_untrained_micro",
+    "f1_frequent_micro",
+    "f1_nearest_micro",
+    "gold",
     "tau",
     "gold_rows",
     "train_rows",
+    "augmented_rows",
     "train_tokens",
     "train_loss_first",
     "train_loss_last",
     "tokens_per_second",
+    "choose_by",
+    "chosen_epoch",
 )
 EMBEDDING_STAGES = ("item_vectors", "user_vectors", "item_text_vectors", "user_text_vectors")
 

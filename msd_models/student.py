@@ -16,16 +16,19 @@ from msd_models.checkpoint_choice import Judge, check_choice, choose_epoch, expo
 from msd_models.distillation_job import Launch, run_training
 from msd_models.distillation_rows import Row, Split, drawn_rows, split_rows, training_rows
 from msd_models.downstream_gain import Downstream, read_downstream
+from msd_models.gold import gold_for
 from msd_models.language_model import cpu_threads, resolve_dtype
 from msd_models.phrase_threshold import choose_threshold
 from msd_models.phrase_writing import write_phrases
 from msd_models.sentence_encoder import SentenceEncoder
 from msd_models.student_export import export_model, write_card
+from msd_models.student_gold import GoldPair, against_gold, find_gold
 from msd_models.student_layers import initial_student
 from msd_models.student_prompt import TEMPLATE, prompt_ids
 from msd_models.student_quality import measure_student, threshold_facts, write_quality
 from pipeline.config import Student
 from pipeline.errors import StageError
+from pipeline.source_tables import Source
 from pipeline.storage import Dataset, Outcome
 
 CHECKPOINTS = "_checkpoints"
@@ -39,6 +42,7 @@ def distill(
     interactions: Dataset,
     histories: Dataset,
     item_stats: Dataset,
+    source: Source | None = None,
     launch: Launch | None = None,
 ) -> Outcome:
     """Trains the student, keeps its best epoch and measures its phrase F1; goes on after a kill.
@@ -51,6 +55,7 @@ def distill(
         interactions: labels of the downstream gain, where epochs are judged by it.
         histories: what users did before those labels.
         item_stats: the tabular facts of the same.
+        source: whose name says which of the shipped gold files fits.
         launch: starts the processes of a training; torchrun on this machine where None.
 
     Returns:
@@ -70,8 +75,9 @@ def distill(
         )
     wants_gain = "auc" in (config.choose_by, *config.curve)
     downstream = read_downstream(items, interactions, histories, item_stats, config.seed) if wants_gain else None
+    gold = find_gold(gold_for(config, source.name if source else None), items, split)
     with cpu_threads(config.threads):
-        details = _train_and_measure(config, folder, split, downstream, launch)
+        details = _train_and_measure(config, folder, split, downstream, gold, launch)
     write_card(folder / "model", config, teacher_outputs, details)
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     return Outcome(
@@ -83,7 +89,12 @@ def distill(
 
 
 def _train_and_measure(
-    config: Student, folder: Path, split: Split, downstream: Downstream | None, launch: Launch | None
+    config: Student,
+    folder: Path,
+    split: Split,
+    downstream: Downstream | None,
+    gold: Sequence[GoldPair],
+    launch: Launch | None,
 ) -> dict[str, Any]:
     encode = SentenceEncoder(config.phrase_encoder).encode
     threshold = choose_threshold(config, encode)
@@ -110,6 +121,7 @@ def _train_and_measure(
     write_quality(folder, quality)
     return {
         **quality.details(),
+        "gold": against_gold(trained, prompt, gold, split, judge),
         **threshold_facts(threshold),
         "train_rows": len(split.train),
         "choosing_rows": len(split.choosing),

@@ -83,7 +83,10 @@ def write_holdout(folder, vocabulary):
         for level in ("item", "user")
     ]  # fmt: skip
     pq.write_table(pa.Table.from_pylist(rows), folder / "holdout.parquet")
-    return {"f1_micro": 0.5, "f1_macro": 0.4, "tau": 0.75, "gold_rows": 12, "train_rows": 80}
+    gold = {"rows": 9, "f1_micro": 0.25, "f1_micro_interval": [0.125, 0.375]}
+    return {"f1_micro": 0.5, "f1_micro_interval": [0.4, 0.6], "f1_macro": 0.4, "tau": 0.75, "gold_rows": 12,
+            "train_rows": 80, "f1_by_list": {"explicit": 0.625, "implicit": 0.375}, "f1_untrained_micro": 0.01,
+            "f1_frequent_micro": 0.3, "f1_nearest_micro": 0.35, "gold": gold}  # fmt: skip
 
 
 def teacher_rows(vocabulary):
@@ -200,6 +203,15 @@ def test_catalogue_text_is_shown_and_never_becomes_markup(written, page_of):
     assert NASTY in words
     assert "Teacher's reasoning" in words
     assert words.count("F1 0.50") == CONFIG.shown_items
+
+
+def test_page_tells_the_student_from_its_peers_and_from_gold(written, page_of):
+    words = " ".join("".join(page_of((written[1] / "report.html").read_text(encoding="utf-8")).words).split())
+    assert "0.500 [0.400, 0.600] micro" in words
+    assert "0.300 with the stratum's most frequent phrases, 0.350 with those of the nearest text" in words
+    assert "person wrote for 9 texts the student's F1 is 0.250 [0.125, 0.375]" in words
+    assert "Is it news?" in words
+    assert "τ = 0.41" in words
 
 
 def test_page_shows_every_arm_and_the_verdict_first(written, page_of):
