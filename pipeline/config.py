@@ -275,8 +275,10 @@ class Vectors:
     """Titles of a user's history in the text that is read, the latest ones."""
     max_tokens: int = 128
     """A longer text is cut."""
-    pooling: str = "mean"
-    """`mean` over the tokens after the shared instruction, or `last` token."""
+    pooling: str = "last"
+    """`last` token, the state that predicts what the text implies, or `mean` over the tokens after the instruction. On
+    the tiny world's valid labels a logistic regression reaches an AUC of .806 with the former and .778 with the latter;
+    on MovieLens-100K neither differs from shuffled vectors."""
     dtype: str = "auto"
     """Of the forward pass: float32, bfloat16 or auto (bfloat16 where the processor multiplies it natively)."""
     shard_rows: int = _free(1024)
@@ -291,6 +293,8 @@ class TextVectors(Vectors):
 
     encoder: str = _path("all-minilm-l6-v2")
     """A built-in sentence encoder or the path of a Hugging Face model folder."""
+    pooling: str = "mean"
+    """`mean` over all tokens, which is how the built-in encoder was trained, or the `last` one."""
 
 
 @dataclass(frozen=True, kw_only=True)

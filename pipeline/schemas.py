@@ -142,7 +142,7 @@ TEACHER_OUTPUTS = pa.schema(
 ITEM_VECTORS = pa.schema(
     [
         _column("item_id", pa.string(), "The item."),
-        _column("vector", VECTOR, "Mean-pooled hidden states, float32, one length for the whole table."),
+        _column("vector", VECTOR, "Pooled hidden states, float32, one length for the whole table."),
         _column("space_id", pa.string(), "Hash of everything that defines the vector space."),
         _column("content_hash", pa.string(), "SHA-256 (16 hex digits) of the text the encoder read."),
         _column("available_at", TIME, "item_stats.first_seen_at: when the vector could have been known."),
@@ -153,7 +153,7 @@ USER_VECTORS = pa.schema(
     [
         _column("user_id", pa.string(), "The user."),
         _column("snapshot_at", TIME, "The cut of the history that was read; also when the vector could be known."),
-        _column("vector", VECTOR, "Mean-pooled hidden states, float32, one length for the whole table."),
+        _column("vector", VECTOR, "Pooled hidden states, float32, one length for the whole table."),
         _column("space_id", pa.string(), "Hash of everything that defines the vector space."),
         _column("content_hash", pa.string(), "SHA-256 (16 hex digits) of the text the encoder read."),
     ]

@@ -159,7 +159,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         name="item_vectors",
-        summary="every item's text, read by the student and mean-pooled",
+        summary="every item's text, read by the student and pooled",
         inputs=("items", "item_stats", "student"),
         kind=Kind.ROWS,
         maker="msd_models.embed:embed_items",
@@ -168,7 +168,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         name="user_vectors",
-        summary="users as of their snapshots, read by the student and mean-pooled",
+        summary="users as of their snapshots, read by the student and pooled",
         inputs=("histories", "items", "users", "student"),
         kind=Kind.ROWS,
         maker="msd_models.embed:embed_users",
