@@ -5,20 +5,28 @@ Tables are DataFrame work; a row-wise stage's maker runs inside the executors.
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.errors import MsdError, StageError
+from pipeline.job import Job
 from pipeline.progress import note
 from pipeline.runner import Plan, make_plan, run_stage
 from pipeline.settings import resolve
 from pipeline.source import load_source
 from pipeline.stages import BY_NAME, Kind
-from pipeline.storage import Workspace
+from pipeline.storage import Outcome, Workspace
 from spark_jobs.rows import execute_rows
+from spark_jobs.session import stop
 
 
-def submit(name: str) -> None:
-    """Makes one dataset whose inputs are committed; ends the process with msd's exit codes."""
+def submit(name: str, execute: Callable[[Job], Outcome] | None = None) -> None:
+    """Makes one dataset whose inputs are committed; ends the process with msd's exit codes.
+
+    Args:
+        name: of the dataset.
+        execute: who calls the maker, where it is neither the one of the stage's kind nor Spark row by row.
+    """
     arguments = _parser(name).parse_args()
     try:
         settings = resolve(arguments.preset, arguments.set)
@@ -26,11 +34,13 @@ def submit(name: str) -> None:
         _check_inputs(plan, name, arguments)
         if plan.dataset(name).manifest is None:
             stage = BY_NAME[name]
-            run_stage(plan, stage, execute_rows if stage.kind is Kind.ROWS else None)
+            run_stage(plan, stage, execute_rows if stage.kind is Kind.ROWS else execute)
         note(f"{name}: {plan.dataset(name).folder}")
     except MsdError as error:
         note(f"{name}: {error}")
         sys.exit(error.exit_code)
+    finally:
+        stop()
 
 
 def _parser(name: str) -> argparse.ArgumentParser:
