@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from pipeline.storage import Dataset
 
-BATCH_ROWS = 65_536
+BATCH_ROWS = 16_384
 POOLED_STRATUM = "other"
 """Where the sample puts categories too small for rows of their own."""
 ITEM_PREFIX = "item:"
