@@ -66,11 +66,19 @@ def execute_rows(job: Job) -> Outcome:
 
 
 def _make(spark: SparkSession, job: Job, missing: Sequence[int]) -> None:
-    tasks = min(len(missing), spark.sparkContext.defaultParallelism)
+    tasks = min(len(missing), _num_places(spark))
     note(f"      {len(missing):,} shards in {tasks} tasks")
     places = spark.range(0, len(missing), 1, tasks)
     with _progress_of(job, missing):
         places.mapInArrow(partial(_make_in_task, job, missing), "shard bigint").collect()
+
+
+def _num_places(spark: SparkSession) -> int:
+    """Tasks that run side by side: what the user says, else cores over the cores of a task."""
+    settings = spark.sparkContext.getConf()
+    asked = settings.get("spark.default.parallelism")
+    cores_per_task = int(settings.get("spark.task.cpus", "1") or 1)
+    return max(1, int(asked) if asked else spark.sparkContext.defaultParallelism // cores_per_task)
 
 
 def _make_in_task(job: Job, missing: Sequence[int], places: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
