@@ -155,7 +155,8 @@ STAGES: tuple[Stage, ...] = (
         kind=Kind.ARTIFACT,
         maker="msd_models.student:distill",
         config=config.Student,
-        package_files=("msd_models/measures",),
+        package_files=("msd_models/measures", "msd_models/templates/dictionary.toml"),
+        version=2,
     ),
     Stage(
         name="item_vectors",

@@ -48,7 +48,9 @@ def alone(trained):
 def assert_close(one, other, atol):
     assert one.keys() == other.keys()
     for name, weight in one.items():
-        torch.testing.assert_close(weight, other[name], rtol=0, atol=atol, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            weight, other[name], rtol=0, atol=atol, msg=lambda text, name=name: f"{name}: {text}"
+        )
 
 
 def test_the_loss_falls_and_every_epoch_is_kept(alone):
@@ -107,7 +109,9 @@ def test_adapters_start_at_nought_train_alone_and_merge(tiny_settings, teacher_r
     rows = training_rows(usable, prompt_ids(tokenizer), 256)
     result, _ = run_training(plain, rows, settings, tokenizer.pad_token_id, tmp_path)
     load_epoch(result, tmp_path, 1)
-    frozen = {name.replace("base_model.model.", "").replace(".base_layer", ""): w for name, w in result.named_parameters()}
+    frozen = {
+        name.replace("base_model.model.", "").replace(".base_layer", ""): w for name, w in result.named_parameters()
+    }
     assert all(torch.equal(frozen[name], weight) for name, weight in base.items() if name in frozen)
     with torch.no_grad():
         adapted_logits = result(input_ids=ids).logits
