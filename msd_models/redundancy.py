@@ -1,10 +1,10 @@
 """How much of what the teacher says a plain text vector knows already: cross-validated R² of a ridge regression.
 
-From the sentence vector of the raw text to the mean vector of the teacher's phrases. What is predicted well is no news
-to a CTR model that could read the text vector itself; what is not predicted is knowledge or noise, and the regression
-cannot tell which. The same regression on rows dealt to the wrong texts stands beside it as a placebo and must come out
-near nought: where it does not, there are too few rows to say anything. R² is a lower bound, since a regression on more
-rows finds more.
+From the sentence vector of the raw text to the mean vector of the teacher's phrases. What is predicted lies in the text
+vector, for a click model with clicks enough to find it there; what is not predicted is knowledge or noise, and the
+regression cannot tell which. The same regression on rows dealt to the wrong texts stands beside it as a placebo and must
+come out near nought: where it does not, there are too few rows to say anything. R² is a lower bound, since a regression
+on more rows finds more.
 """
 
 import hashlib
