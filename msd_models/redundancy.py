@@ -2,7 +2,7 @@
 
 From the sentence vector of the raw text to the mean vector of the teacher's phrases. What is predicted lies in the text
 vector, for a click model with clicks enough to find it there; what is not predicted is knowledge or noise, and the
-regression cannot tell which. The same regression on rows dealt to the wrong texts stands beside it as a placebo and must
+regression cannot tell which. The same on rows dealt to the wrong texts stands beside it as a placebo and must
 come out near nought: where it does not, there are too few rows to say anything. R² is a lower bound, since a regression
 on more rows finds more.
 """
