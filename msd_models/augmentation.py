@@ -158,7 +158,7 @@ def _fitting(
     for first, second in dictionary.pairs:
         here = [word for word in (first, second) if _pattern(word).search(everything)]
         overlaps = any(word in other or other in word for word in (first, second) for other in used)
-        if len(here) == 1 and not overlaps and not _is_protected((first, second), protected):
+        if len(here) == 1 and not overlaps and not _is_protected((first, second), protected, everything):
             (old,) = here
             new = second if old == first else first
             if not _breaks_article(old, new, everything):
@@ -166,10 +166,15 @@ def _fitting(
                 yield old, new
 
 
-def _is_protected(words: tuple[str, str], protected: set[str]) -> bool:
-    """Chinese has no spaces: there a word is protected anywhere inside what is protected."""
+def _is_protected(words: tuple[str, str], protected: set[str], everything: str) -> bool:
+    """Chinese has no spaces: there a word is protected wherever it follows a number or lies in what is protected."""
     parts = {part for word in words for part in (word, *re.split(r"[\s-]", word))}
-    return bool(parts & protected) or any(_is_han(word) and word in kept for word in words for kept in protected)
+    han = [word for word in words if _is_han(word)]
+    return (
+        bool(parts & protected)
+        or any(word in kept for word in han for kept in protected)
+        or any(re.search(rf"\d[\s\-]*{re.escape(word)}", everything) for word in han)
+    )
 
 
 def _breaks_article(old: str, new: str, everything: str) -> bool:
@@ -179,9 +184,9 @@ def _breaks_article(old: str, new: str, everything: str) -> bool:
 
 
 def _pattern(word: str) -> re.Pattern[str]:
-    """The word by itself; Chinese has no spaces, so a word of it is found anywhere but right behind a number."""
+    """The word by itself; Chinese has no spaces, so a word of it is found anywhere."""
     if _is_han(word):
-        return re.compile(rf"(?<!\d){re.escape(word)}")
+        return re.compile(re.escape(word))
     return re.compile(rf"(?<![^\W{HAN}]){re.escape(word)}(?![^\W{HAN}])", re.IGNORECASE)
 
 

@@ -21,7 +21,7 @@ GPU_SETTING = "spark.task.resource.gpu.amount"
 
 def execute(job: Job) -> Outcome:
     """Makes the student dataset, its training on the cluster."""
-    return distill(job.config, job.output.folder, **job.inputs, launch=launch_on_spark)
+    return distill(job.config, job.output.folder, **job.inputs, source=job.source, launch=launch_on_spark)
 
 
 def launch_on_spark(job: Path, processes: int, advance: Advance) -> None:

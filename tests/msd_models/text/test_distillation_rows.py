@@ -1,4 +1,4 @@
-"""Three groups of rows that share neither entity nor text, whatever the order, and growing shares that hold the smaller."""
+"""Three groups of rows that share neither entity nor text, whatever the order; a larger share holds the smaller one."""
 
 from dataclasses import replace
 
@@ -54,9 +54,7 @@ def test_groups_are_disjoint_in_entity_text_and_what_was_read(drawn, random):
 
 @given(ROWS, st.floats(0.01, 1), st.floats(0.01, 1))
 def test_a_larger_share_holds_the_smaller_ones_rows(drawn, one, other):
-    small, large = (
-        split_rows(as_rows(drawn), replace(SETTINGS, train_share=share)) for share in sorted((one, other))
-    )
+    small, large = (split_rows(as_rows(drawn), replace(SETTINGS, train_share=share)) for share in sorted((one, other)))
     assert set(ids(small.train)) <= set(ids(large.train))
     assert ids(small.holdout) == ids(large.holdout)
     assert ids(small.choosing) == ids(large.choosing)

@@ -17,7 +17,7 @@ from pipeline.config import Vectors
 
 TEXTS = ["gliders 0", "drums and more 1\ncolour: blue", "ropes " * 300, "naïve ✓ 漢字 lanterns", "a  b\n\nc "]
 TOLERANCE = 2e-3
-"""Largest difference of any element in float32, where elements are of the order of one: libraries add in other orders."""
+"""Largest difference of any element in float32, where elements are of the order of one: sums run in other orders."""
 
 
 @pytest.fixture(scope="module")
