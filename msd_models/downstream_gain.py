@@ -219,8 +219,12 @@ def _facts(labels: pa.Table, stats: Mapping[str, Mapping[str, Any]], events_N: n
 
 
 def _likeness(labels: Labels, direction_ID: np.ndarray, main_IC: np.ndarray) -> np.ndarray:
-    """Features of the vectors [N, 3 + C]; all zero where nothing was liked before."""
-    known_NH = labels.history_NH >= 0
+    """Features of the vectors [N, 3 + C]; all zero where nothing else was liked before.
+
+    The target itself is left out of the history: that somebody liked this very item is no news, but any vectors, dealt
+    to the wrong items as well, would tell it by a cosine of 1.
+    """
+    known_NH = (labels.history_NH >= 0) & (labels.history_NH != labels.target_N[:, None])
     count_N1 = np.maximum(known_NH.sum(axis=1, keepdims=True), 1)
     cosine_NH = np.zeros(known_NH.shape)
     for place in range(known_NH.shape[1]):
