@@ -17,7 +17,7 @@ from pipeline.config import TextVectors, Vectors
 from pipeline.errors import ConfigError
 from pipeline.texts import item_text, user_text
 
-FLOAT32 = Vectors(dtype="float32")
+FLOAT32 = Vectors(dtype="float32", pooling="mean")
 TEXTS = ["gliders 0", "drums and more 1\ncolour: blue", "x " * 300, "", "naïve ✓ 漢字", "<|end|> drums"]
 
 

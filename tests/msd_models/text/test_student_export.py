@@ -76,8 +76,7 @@ from vllm import LLM
 def main():
     folder, texts, out = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3]
     llm = LLM(folder, runner="pooling", dtype="float32", enforce_eager=True, max_model_len=128, max_num_seqs=4)
-    options = {"truncate_prompt_tokens": 128} if len(sys.argv) > 4 else {}
-    made = llm.embed(texts, use_tqdm=False, **options)
+    made = llm.embed(texts, use_tqdm=False)
     open(out, "w").write(json.dumps([list(one.outputs.embedding) for one in made]))
 
 if __name__ == "__main__":
