@@ -24,6 +24,8 @@ SEED = 7
 NUM_BANDS = 8
 MISSED = 0.01
 """Share of the pairs exactly at the threshold that meet in no band at most; of those above it less."""
+MAX_WIDTH = 16
+"""Hashes of one band: more of them keep no more pairs apart and cost time on every text."""
 NUM_HEADS = 32
 """Texts of one band are compared with the first ones of it only, so that a catalogue out of one mould costs its rows
 times this and not the square of its rows."""
@@ -34,7 +36,7 @@ def similar_pairs(texts: DataFrame, threshold: float) -> DataFrame:
 
     Args:
         texts: with `rank` (unique), `level`, `numbers` and `words` (normalised, all different).
-        threshold: of the Jaccard similarity of character shingles, above 0; at 1 no two different texts are similar.
+        threshold: of the Jaccard similarity of the sets of character shingles, above 0.
     """
     signed = held(_signed(texts.filter(F.length("words") >= MIN_CHARACTERS), threshold))
     met = _met(signed, threshold)
@@ -50,9 +52,9 @@ def similar_pairs(texts: DataFrame, threshold: float) -> DataFrame:
 def band_width(threshold: float) -> int:
     """Hashes per band: as many as leave a pair at the threshold in no common band MISSED of the time at most."""
     if threshold >= 1:
-        return NUM_BANDS
+        return MAX_WIDTH
     agreeing = 1 - MISSED ** (1 / NUM_BANDS)
-    return max(1, math.floor(math.log(agreeing) / math.log(threshold)))
+    return min(MAX_WIDTH, max(1, math.floor(math.log(agreeing) / math.log(threshold))))
 
 
 def _signed(texts: DataFrame, threshold: float) -> DataFrame:

@@ -2,12 +2,12 @@
 
 import random
 import time
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import pytest
 
 from pipeline.errors import ConfigError
-from spark_jobs.near_duplicates import count_read, with_representatives
+from spark_jobs.near_duplicates import _nearest_read, count_read, with_representatives
 from spark_jobs.similar_texts import NUM_BANDS, band_width
 
 pytestmark = pytest.mark.spark
@@ -97,6 +97,24 @@ def test_a_chain_of_small_steps_does_not_become_one_group(spark):
     assert 1 < len(found) < len(chain)
     for row in rows.values():
         assert similarity(row["text"], row["teacher_text"]) >= THRESHOLD
+
+
+def test_who_is_read_is_what_a_plain_loop_over_the_texts_says(spark):
+    """A random graph and a path of 30 in the order of the ranks, which is as many rounds as there can be."""
+    rng = random.Random(9)
+    names = [f"{place:03d}" for place in range(80)]
+    pairs = {tuple(sorted(rng.sample(names[30:], 2))) for _ in range(90)} | set(pairwise(names[:30]))
+    scored = [(earlier, later, rng.choice([0.9, 0.95, 1.0])) for earlier, later in sorted(pairs)]
+    read = set()
+    for name in names:
+        if not any(earlier in read and later == name for earlier, later in pairs):
+            read.add(name)
+    wanted = {
+        name: min((-score, earlier) for earlier, later, score in scored if later == name and earlier in read)[1]
+        for name in set(names) - read
+    }
+    frame = spark.createDataFrame(scored, "earlier string, later string, similarity double")
+    assert {row["later"]: row["earlier"] for row in _nearest_read(frame.repartition(3)).collect()} == wanted
 
 
 LONG = "a film about a clever crew that robs a bank in a small town and gets away with it on a rainy day"

@@ -48,6 +48,9 @@ def test_prompts_come_from_the_training_window_and_are_the_same_on_any_partition
     assert again == rows
     assert [row["representative_id"] for row in rows] == sorted(row["representative_id"] for row in rows)
     assert all(row["teacher_text"] == row["text"] for row in rows if row["representative_id"] == row["prompt_id"])
+    details = log.plan(TOML, *SETTINGS).dataset("prompts").details
+    assert {level: facts["rows"] for level, facts in details["near_duplicates"].items()} == {"item": 24, "user": 9}
+    assert sum(details["strata"]["item"]["drawn"].values()) == 24
     cut = made["item_stats"].column("counted_until")[0].as_py()
     items = [row for row in rows if row["level"] == "item"]
     users = [row for row in rows if row["level"] == "user"]
