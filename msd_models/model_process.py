@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import queue
+import signal
 import subprocess
 import sys
 import tempfile
@@ -43,6 +44,8 @@ class ModelProcess:
             stderr=self.errors,
             encoding="utf-8",
             env=dict(os.environ) | dict(variables),
+            # A group of its own, so that the processes a model is spread over end with it.
+            start_new_session=True,
         )
         self._write(settings)
         self.reader = threading.Thread(target=self._read, daemon=True)
@@ -57,14 +60,15 @@ class ModelProcess:
         """Ends the process, which gives its memory back."""
         assert self.process.stdin is not None
         if self.in_flight:
-            self.process.kill()
+            self._kill()
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.close()
         try:
             self.process.wait(timeout=STOP_SECONDS)
         except subprocess.TimeoutExpired:
-            self.process.kill()
+            self._kill()
             self.process.wait()
+        self._kill()
         self.reader.join()
         for stream in (self.process.stdout, self.errors):
             if stream is not None:
@@ -79,6 +83,11 @@ class ModelProcess:
         return ServiceError(
             f"the teacher's process ended with code {code}: {(named or lines or ['no message'])[-1]}; see: msd doctor"
         )
+
+    def _kill(self) -> None:
+        """Ends what is left of the process's group."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
 
     def _write(self, line: Mapping[str, Any]) -> None:
         assert self.process.stdin is not None

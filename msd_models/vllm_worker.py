@@ -5,7 +5,6 @@ stage. The engine runs inside this process rather than in two more of vLLM's, wh
 join the running batch between two steps, and each completion is written in the step that ends it.
 """
 
-import ctypes
 import json
 import os
 import queue
@@ -15,7 +14,6 @@ import threading
 from collections.abc import Mapping
 from typing import IO, Any
 
-PR_SET_PDEATHSIG = 1
 ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_NO_USAGE_STATS": "1",
@@ -30,22 +28,26 @@ Line = dict[str, Any] | None
 
 def main() -> None:
     """Serves requests until stdin ends and all are answered."""
-    _die_with_parent()
+    parent = os.getppid()
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     settings = json.loads(sys.stdin.readline())
+    lines: queue.Queue[Line] = queue.Queue()
+    threading.Thread(target=_read_lines, args=(lines, parent), daemon=True).start()
     engine = _load(settings).llm_engine
     _reply(replies, {"ready": True})
-    lines: queue.Queue[Line] = queue.Queue()
-    threading.Thread(target=_read_lines, args=(lines,), daemon=True).start()
     _serve(engine, lines, replies, settings)
 
 
-def _read_lines(lines: "queue.Queue[Line]") -> None:
+def _read_lines(lines: "queue.Queue[Line]", parent: int) -> None:
+    """Reads until stdin ends: with the requests, or with the parent, killed perhaps, after which nobody needs us."""
     for line in sys.stdin:
         lines.put(json.loads(line))
+    if os.getppid() != parent:
+        # The engine's own processes too: they would go on for nobody.
+        os.killpg(os.getpgrp(), signal.SIGKILL)
     lines.put(None)
 
 
@@ -128,15 +130,6 @@ def _load(settings: Mapping[str, Any]) -> Any:
 def _reply(replies: IO[str], reply: Mapping[str, Any]) -> None:
     replies.write(json.dumps(reply) + "\n")
     replies.flush()
-
-
-def _die_with_parent() -> None:
-    """The kernel ends this process when its parent is gone, even when the parent was killed."""
-    if sys.platform == "linux":
-        parent = os.getppid()
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if parent == 1 or os.getppid() != parent:
-            sys.exit(1)
 
 
 if __name__ == "__main__":

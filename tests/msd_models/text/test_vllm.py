@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 import torch
 from hostile_titles import HOSTILE_TITLES
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from msd_models.answers import MAX_PHRASES
 from msd_models.language_model import SMOLLM2, load_causal, load_tokenizer, model_folder
@@ -28,10 +29,11 @@ import sys
 from msd_models.generators import Prompt, Request, Sampling
 from msd_models.vllm_generator import VllmGenerator
 from pipeline.config import TeacherOutputs
-generator = VllmGenerator(TeacherOutputs())
+generator = VllmGenerator(TeacherOutputs(model=sys.argv[1], tensor_parallel=int(sys.argv[2])))
 sampling = Sampling(temperature=0.0, seed=0, frequency_penalty=0.0, max_tokens=50)
 generator.submit(Request(id="a", prompt=Prompt(examples=(), question="a"), sampling=sampling))
-print(generator.copies[0].process.pid, flush=True)
+completion = generator.collect()[0][1]
+print(generator.copies[0].process.pid, completion.output_tokens, flush=True)
 sys.stdin.read()
 """
 
@@ -58,6 +60,27 @@ def taught(texts, config, folder):
     with ContentStore(folder) as store:
         made = list(teach(iter(prompts(texts).to_batches()), config, store))
     return pa.Table.from_batches(made).to_pylist()
+
+
+@pytest.fixture(scope="session")
+def small_model(tmp_path_factory):
+    """A folder with a random model that can be spread over two processes: SmolLM2 has an odd number of heads."""
+    folder = tmp_path_factory.mktemp("small")
+    tokenizer = load_tokenizer(model_folder(SMOLLM2))
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=256,
+        intermediate_size=256,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
 
 
 @pytest.mark.slow
@@ -95,13 +118,15 @@ def test_a_real_teacher_names_what_the_texts_say_and_obeys_nobody_else(tmp_path)
 
 @pytest.mark.vllm
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no parent-death signal")
-def test_a_killed_parent_leaves_no_engine_behind():
-    parent = subprocess.Popen(
-        [sys.executable, "-c", START_TEACHER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    worker = psutil.Process(int(parent.stdout.readline()))
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_killed_parent_leaves_no_engine_behind(processes, small_model):
+    command = [sys.executable, "-c", START_TEACHER, small_model, str(processes)]
+    parent = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    said = parent.stdout.readline().split()
+    assert int(said[1]) > 0, "the model wrote nothing"
+    worker = psutil.Process(int(said[0]))
     family = [worker, *worker.children(recursive=True)]
+    assert len(family) >= processes
     os.kill(parent.pid, signal.SIGKILL)
     parent.communicate()
     deadline = time.monotonic() + 20
