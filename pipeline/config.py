@@ -218,7 +218,8 @@ class Student:
     accumulate: int = 1
     """Forward passes that one optimiser step adds up; divides batch_size."""
     pack: bool = True
-    """Rows of a forward pass stand in one sequence without padding and do not see each other."""
+    """Rows of a forward pass stand in one sequence without padding and do not see each other; against rows of like
+    length padded, 1.05 times the tokens a second on a busy two-core CPU (median of ten rounds in turn)."""
     learning_rate: float = 1e-3
     """Peak of a linear schedule with 10% warm-up."""
     max_length: int = 256
