@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from msd_models.answers import UNGROUNDED, Answer, parse_answer
 from msd_models.generators import Completion, Request, make_generator
-from msd_models.grounding import Grounded, Grounder, Thresholds
+from msd_models.grounding import Grounded, Grounder, Thresholds, normal, occurs
 from msd_models.questions import Question, Questioner
 from pipeline.config import TeacherOutputs
 from pipeline.content_store import ContentStore
@@ -239,6 +239,7 @@ def _outputs(batch: _Batch) -> pa.RecordBatch:
 def _output(row: Mapping[str, Any], asked: _Asked) -> dict[str, Any]:
     answer, grounded, tried = asked.answer, asked.grounded, asked.tried
     is_ok = answer.reason is None and grounded is not None
+    explicit, foreign = _own_phrases(row["text"], asked) if is_ok else ([], 0)
     pays = row["representative_id"] == row["prompt_id"]
     copied = ("prompt_id", "level", "entity_id", "stratum", "text", "representative_id")
     return {
@@ -246,7 +247,7 @@ def _output(row: Mapping[str, Any], asked: _Asked) -> dict[str, Any]:
         "status": "ok" if is_ok else "rejected",
         "reason": answer.reason,
         "rationale": answer.rationale,
-        "explicit_phrases": list(grounded.explicit) if grounded and is_ok else [],
+        "explicit_phrases": explicit,
         "implicit_phrases": list(grounded.implicit) if grounded and is_ok else [],
         "raw_text": tried[-1].text,
         "template_id": asked.question.template_id,
@@ -258,9 +259,19 @@ def _output(row: Mapping[str, Any], asked: _Asked) -> dict[str, Any]:
         "text_tokens_cut": asked.question.tokens_cut,
         "moved_to_implicit": grounded.moved_to_implicit if grounded else 0,
         "moved_to_explicit": grounded.moved_to_explicit if grounded else 0,
-        "unrelated_phrases": grounded.unrelated if grounded else 0,
+        "unrelated_phrases": (grounded.unrelated if grounded else 0) + foreign,
         "repeated_phrases": answer.repeated + (grounded.repeated if grounded else 0),
     }
+
+
+def _own_phrases(text: str, asked: _Asked) -> tuple[list[str], int]:
+    """(explicit phrases, how many are left out): a near-duplicate does not state the words it differs by."""
+    explicit = list(asked.grounded.explicit) if asked.grounded else []
+    if text == asked.text:
+        return explicit, 0
+    own, read = normal(text), normal(asked.text)
+    kept = [phrase for phrase in explicit if occurs(normal(phrase), own) or not occurs(normal(phrase), read)]
+    return kept, len(explicit) - len(kept)
 
 
 def _reference_ids(question: Question) -> tuple[str, ...]:

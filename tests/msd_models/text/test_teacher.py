@@ -135,6 +135,16 @@ def test_near_duplicates_are_asked_once_and_pay_once(served, tmp_path):
     assert [row["text"] for row in made] == [row["text"] for row in rows]
 
 
+def test_a_near_duplicate_does_not_state_the_words_it_differs_by(script, tmp_path):
+    entry = {"text": "Red kite", "rationale": "r", "explicit": ["red kite", "kite"], "implicit": ["open sky"]}
+    (tmp_path / "script.jsonl").write_text(json.dumps(entry))
+    rows = [prompt_row(0, "Red kite"), prompt_row(1, "Blue kite", representative=0, teacher_text="Red kite")]
+    made = taught(rows, script, tmp_path / "store")
+    assert [row["explicit_phrases"] for row in made] == [["red kite", "kite"], ["kite"]]
+    assert [row["unrelated_phrases"] for row in made] == [0, 1]
+    assert made[1]["implicit_phrases"] == ["open sky"]
+
+
 def test_what_was_generated_is_never_generated_again(served, tmp_path):
     texts = [f"thing {number}" for number in range(12)] + ["GARBAGE one", "REFUSE two"]
     store = tmp_path / "store"
