@@ -78,7 +78,7 @@ def _job(folder: Path, num_rows: int) -> Job:
     commit(prompts, Outcome(rows_in=num_rows, rows_ok=num_rows), {})
     output = workspace.dataset("teacher_outputs", "1" * 16, schemas.TEACHER_OUTPUTS)
     output.folder.mkdir(parents=True)
-    config = TeacherOutputs(generator="scripted", script=str(script), shard_rows=1024)
+    config = TeacherOutputs(generator="scripted", script=str(script))
     stage = BY_NAME["teacher_outputs"]
     return Job(stage=stage, config=config, source=load_source("tiny-world"), inputs={"prompts": prompts}, output=output)
 

@@ -18,7 +18,7 @@ from msd_models.phrases import Encode
 
 MAX_PARTS = 24
 """Of a text, compared with its phrases."""
-CACHED_TEXTS = 20_000
+CACHED_TEXTS = 4096
 """Vectors held: parts of texts (genres, brands) and phrases come back in row after row."""
 _HAN = re.compile(r"[\u3400-\u9fff]")
 _BREAK = re.compile(r"[\n.!?;,|。！？；，、]+\s*|\s[-–—]\s")

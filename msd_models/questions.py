@@ -20,6 +20,8 @@ from pipeline.config import TeacherOutputs
 from pipeline.settings import digest
 
 KEY_DIGITS = 32
+BATCH_TOKENS = 1024
+"""Of the sentence encoder: small passes leave the memory to the teacher's model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,5 +102,5 @@ class LazyEncoder:
         with cpu_threads(1):
             if self.loaded is None:
                 self.loaded = SentenceEncoder(self.model)
-            vectors_ND: np.ndarray = self.loaded.encode(texts)
+            vectors_ND: np.ndarray = self.loaded.encode(texts, batch_tokens=BATCH_TOKENS)
         return vectors_ND

@@ -238,17 +238,18 @@ def _outputs(batch: _Batch) -> pa.RecordBatch:
 
 def _output(row: Mapping[str, Any], asked: _Asked) -> dict[str, Any]:
     answer, grounded, tried = asked.answer, asked.grounded, asked.tried
-    is_ok = answer.reason is None and grounded is not None
-    explicit, foreign = _own_phrases(row["text"], asked) if is_ok else ([], 0)
+    explicit, foreign = _own_phrases(row["text"], asked) if answer.reason is None else ([], 0)
+    implicit = list(grounded.implicit) if grounded and answer.reason is None else []
+    is_ok = bool(explicit or implicit)
     pays = row["representative_id"] == row["prompt_id"]
     copied = ("prompt_id", "level", "entity_id", "stratum", "text", "representative_id")
     return {
         **{name: row[name] for name in copied},
         "status": "ok" if is_ok else "rejected",
-        "reason": answer.reason,
+        "reason": None if is_ok else answer.reason or UNGROUNDED,
         "rationale": answer.rationale,
         "explicit_phrases": explicit,
-        "implicit_phrases": list(grounded.implicit) if grounded and is_ok else [],
+        "implicit_phrases": implicit,
         "raw_text": tried[-1].text,
         "template_id": asked.question.template_id,
         "reference_ids": list(_reference_ids(asked.question)),

@@ -78,9 +78,9 @@ class Histories:
 class Prompts:
     """Settings of prompts (docs/methods.md)."""
 
-    item_rows: int = 160
+    item_rows: int = 320
     """n: items the teacher reads."""
-    user_rows: int = 60
+    user_rows: int = 80
     """Users the teacher reads, one training-window snapshot each."""
     stratum_power: float = 0.5
     """a in n_c = n·N_c^a / Σ N^a."""

@@ -130,7 +130,7 @@ def test_near_duplicates_are_asked_once_and_pay_once(served, tmp_path):
     rows = [prompt_row(n, f"Soap bar no. {n}", representative=0, teacher_text="Soap bar no. 0") for n in range(9)]
     made = taught(rows, asking(served), tmp_path / "store")
     assert served.num_answered == 1
-    assert {tuple(row["explicit_phrases"]) for row in made} == {("Soap bar no. 0",)}
+    assert {tuple(row["implicit_phrases"]) for row in made} == {("of 14 letters",)}
     assert [row["prompt_tokens"] for row in made] == [7] + [0] * 8
     assert [row["text"] for row in made] == [row["text"] for row in rows]
 
@@ -143,6 +143,9 @@ def test_a_near_duplicate_does_not_state_the_words_it_differs_by(script, tmp_pat
     assert [row["explicit_phrases"] for row in made] == [["red kite", "kite"], ["kite"]]
     assert [row["unrelated_phrases"] for row in made] == [0, 1]
     assert made[1]["implicit_phrases"] == ["open sky"]
+    (tmp_path / "script.jsonl").write_text(json.dumps(entry | {"explicit": ["red kite"], "implicit": []}))
+    made = taught(rows, script, tmp_path / "store")
+    assert [row["reason"] for row in made] == [None, "ungrounded"]
 
 
 def test_what_was_generated_is_never_generated_again(served, tmp_path):
