@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from prompt_rows import prompt_row
 from served_model import ServedModel
 
 from msd_models.teacher import teach
@@ -15,20 +16,6 @@ from pipeline.config import TeacherOutputs
 from pipeline.content_digests import packaged
 from pipeline.content_store import ContentStore
 from pipeline.errors import ConfigError
-
-
-def prompt_row(number, text, level="item", representative=None, teacher_text=None):
-    return {
-        "prompt_id": f"{level}:{number}",
-        "level": level,
-        "entity_id": str(number),
-        "snapshot_at": None,
-        "stratum": "Crime",
-        "text": text,
-        "representative_id": f"{level}:{number if representative is None else representative}",
-        "teacher_text": text if teacher_text is None else teacher_text,
-        "inclusion_probability": 0.5,
-    }
 
 
 def prompt_rows(texts):
@@ -80,7 +67,7 @@ def test_every_row_comes_back_in_order_with_its_state(script, tmp_path):
     assert rows[0]["repeated_phrases"] == 1
     assert rows[2]["implicit_phrases"] == ["gift"]
     assert rows[1]["attempts"] == rows[3]["attempts"] == script.max_attempts
-    assert rows[0] == {**rows[4], "entity_id": "0", "prompt_id": "item:0", "representative_id": "item:0"}
+    assert rows[0] == {**rows[4], "entity_id": "0", "prompt_id": "item:0000", "representative_id": "item:0000"}
 
 
 def test_nothing_is_loaded_for_no_batches(tmp_path, script):

@@ -7,6 +7,7 @@ import time
 
 import pyarrow as pa
 import pytest
+from prompt_rows import prompt_row
 from served_model import ServedModel
 
 from pipeline import schemas
@@ -35,26 +36,11 @@ commit(output, execute_rows(job), {})
 """
 
 
-def prompt_row(number):
-    text = f"thing {number}"
-    return {
-        "prompt_id": f"item:{number:04d}",
-        "level": "item",
-        "entity_id": str(number),
-        "snapshot_at": None,
-        "stratum": "s",
-        "text": text,
-        "representative_id": f"item:{number:04d}",
-        "teacher_text": text,
-        "inclusion_probability": 1.0,
-    }
-
-
 @pytest.mark.slow
 def test_three_kills_cost_no_more_than_what_was_on_its_way(tmp_path):
     prompts = Workspace(tmp_path).dataset("prompts", "0" * 16, schemas.PROMPTS)
     prompts.folder.mkdir(parents=True)
-    rows = [prompt_row(number) for number in range(NUM_ROWS)]
+    rows = [prompt_row(number, f"thing {number}") for number in range(NUM_ROWS)]
     write_shard(prompts.folder / "part-00000.parquet", pa.Table.from_pylist(rows, schema=schemas.PROMPTS))
     commit(prompts, Outcome(rows_in=NUM_ROWS, rows_ok=NUM_ROWS), {})
     with ServedModel(seconds=0.01) as served:

@@ -4,6 +4,7 @@ import json
 
 import pyarrow as pa
 import pytest
+from prompt_rows import prompt_row
 
 from msd_models.teacher_plan import estimate
 from pipeline import schemas
@@ -28,7 +29,7 @@ def job(tmp_path):
         prompts = workspace.dataset("prompts", fingerprint * 16, schemas.PROMPTS)
         if prompts.manifest is None:
             prompts.folder.mkdir(parents=True)
-            made = [row(number) for number in range(rows)]
+            made = [thing_row(number) for number in range(rows)]
             write_shard(prompts.folder / "part-00000.parquet", pa.Table.from_pylist(made, schema=schemas.PROMPTS))
             commit(prompts, Outcome(rows_in=rows, rows_ok=rows), {})
         output = workspace.dataset("teacher_outputs", fingerprint * 16, schemas.TEACHER_OUTPUTS)
@@ -45,19 +46,9 @@ def job(tmp_path):
     return _make
 
 
-def row(number):
+def thing_row(number):
     own = number - number % 5 if number < NUM_DUPLICATES + 2 else number
-    return {
-        "prompt_id": f"item:{number:03d}",
-        "level": "item",
-        "entity_id": str(number),
-        "snapshot_at": None,
-        "stratum": "s",
-        "text": f"thing {number}",
-        "representative_id": f"item:{own:03d}",
-        "teacher_text": f"thing {own}",
-        "inclusion_probability": 1.0,
-    }
+    return prompt_row(number, f"thing {number}", representative=own, teacher_text=f"thing {own}")
 
 
 def test_rows_tokens_and_time_before_and_after(job):

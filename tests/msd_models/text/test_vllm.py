@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 import torch
 from hostile_titles import HOSTILE_TITLES
+from prompt_rows import prompt_row
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from msd_models.answers import MAX_PHRASES
@@ -39,20 +40,7 @@ sys.stdin.read()
 
 
 def prompts(texts):
-    rows = [
-        {
-            "prompt_id": f"item:{number}",
-            "level": "item",
-            "entity_id": str(number),
-            "snapshot_at": None,
-            "stratum": "Horror",
-            "text": text,
-            "representative_id": f"item:{number}",
-            "teacher_text": text,
-            "inclusion_probability": 1.0,
-        }
-        for number, text in enumerate(texts)
-    ]
+    rows = [prompt_row(number, text, stratum="Horror") for number, text in enumerate(texts)]
     return pa.Table.from_pylist(rows, schema=schemas.PROMPTS)
 
 
