@@ -12,8 +12,6 @@ from typing import Any
 from msd_models.generators import Completion
 from msd_models.phrases import clean_phrases
 
-PARSER_VERSION = 1
-"""Raised when the same completion comes to another answer; no completion is generated again for it."""
 MAX_RATIONALE_CHARACTERS = 90
 MAX_PHRASES = 3
 """In each list; with these bounds nearly every completion of a small model ends within 112 tokens."""

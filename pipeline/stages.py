@@ -138,6 +138,7 @@ STAGES: tuple[Stage, ...] = (
         schema=schemas.TEACHER_OUTPUTS,
         package_files=("msd_models/templates",),
         planner="msd_models.teacher_plan:estimate",
+        version=2,
     ),
     Stage(
         name="teacher_quality",
