@@ -1,7 +1,7 @@
 """Phrase F1 of the distilled student against its peers, on the rows of a work folder that it never saw.
 
-Run: `python benchmarks/student_f1.py [WORK]`; where the folder holds no student, one is made first (minutes). Peers: the
-same layers before training, the most frequent teacher phrases of the row's stratum, and the phrases of the nearest
+Run: `python benchmarks/student_f1.py [WORK]`; where the folder holds no student, one is made first (minutes). Peers:
+the same layers before training, the most frequent teacher phrases of the row's stratum, and the phrases of the nearest
 training row by sentence vector. Everybody's phrases for the same rows lie in the student's holdout.parquet; all are
 measured here, in one run, with one encoder and one threshold.
 """
