@@ -20,7 +20,7 @@ from pipeline.progress import note
 from pipeline.schemas import PROMPTS
 from pipeline.storage import Dataset
 
-SAMPLED_ROWS = 256
+SAMPLED_ROWS = 512
 MEASURED_ROWS = 16
 BATCH_ROWS = 4096
 
@@ -109,7 +109,7 @@ def _count(prompts: Dataset) -> tuple[int, int]:
 
 def _sample(prompts: Dataset, rows: int) -> Iterator[dict[str, Any]]:
     """Evenly spaced rows that the teacher reads themselves."""
-    step = max(rows // SAMPLED_ROWS, 1)
+    step = max(-(-rows // SAMPLED_ROWS), 1)
     own = (
         row
         for batch in prompts.batches(BATCH_ROWS)
