@@ -6,11 +6,11 @@ whose words, or whose near-duplicate the teacher read in its place, stand in an 
 under another id would leak.
 """
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from msd_models.stable_sample import stable_hash
 from msd_models.student_prompt import PromptIds
 from pipeline.config import Student
 from pipeline.errors import ConfigError
@@ -77,8 +77,7 @@ def training_rows(rows: Sequence[Row], prompt: PromptIds, max_length: int) -> li
 
 def draw(purpose: str, seed: int, key: str) -> float:
     """A number in [0, 1) from purpose, seed and key alone."""
-    hashed = hashlib.sha256(f"{purpose}\0{seed}\0{key}".encode()).digest()
-    return int.from_bytes(hashed[:8], "big") / 2**64
+    return stable_hash(f"{purpose}\0{seed}", key) / 2**64
 
 
 def _check_shares(config: Student) -> None:

@@ -5,7 +5,6 @@ between nought and one. The pairs hold paraphrases, related phrases that are not
 unrelated ones; they ship as `measures/phrase_pairs.jsonl`.
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 
 from msd_models.jsonl import read_jsonl
 from msd_models.phrases import ROUNDING, Encode, f1
+from msd_models.stable_sample import stable_hash
 from pipeline.config import Student, TeacherQuality
 from pipeline.errors import ConfigError
 
@@ -159,4 +159,4 @@ def _cross_validated(cosine_P: np.ndarray, same_P: np.ndarray, folds_P: np.ndarr
 def _fold(a: str, b: str) -> int:
     """A hash of the pair, whichever phrase stands first."""
     first, second = sorted((a, b))
-    return int.from_bytes(hashlib.sha256(f"{first}\0{second}".encode()).digest()[:8], "big") % FOLDS
+    return stable_hash(first, second) % FOLDS

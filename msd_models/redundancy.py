@@ -7,13 +7,13 @@ come out near nought: where it does not, there are too few rows to say anything.
 on more rows finds more.
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from msd_models.phrases import Encode
+from msd_models.stable_sample import stable_hash
 
 MIN_ROWS = 30
 """Fewer rows leave folds of a handful, whose R² says nothing."""
@@ -122,4 +122,4 @@ def _held_out_squares(texts_ND: np.ndarray, said_ND: np.ndarray, fold_N: np.ndar
 
 
 def _fold(key: str, folds: int, seed: int) -> int:
-    return int.from_bytes(hashlib.sha256(f"probe\0{seed}\0{key}".encode()).digest()[:8], "big") % folds
+    return stable_hash(f"probe\0{seed}", key) % folds

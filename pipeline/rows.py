@@ -6,7 +6,7 @@ side by side: `make_slice` makes one part of them in this process, and whoever t
 
 import inspect
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from pipeline.errors import ConfigError, StageError
 from pipeline.estimate import check_budget
 from pipeline.job import Job, load
 from pipeline.progress import progress
+from pipeline.rejects import check_rejected_share
 from pipeline.storage import Outcome, conform, write_atomically, write_shard
 
 
@@ -125,12 +126,6 @@ def shard_path(folder: Path, number: int) -> Path:
     return folder / f"part-{number:05d}.parquet"
 
 
-def reasons_told(reasons: Mapping[str, int]) -> str:
-    """The most frequent reasons with their counts."""
-    ordered = sorted(reasons.items(), key=lambda pair: -pair[1])
-    return ", ".join(f"{count:,} {reason}" for reason, count in ordered[:5])
-
-
 def _rows_of(job: Job, numbers: range) -> int:
     total, size = job.inputs[job.stage.inputs[0]].num_rows(), job.config.shard_rows
     return max(min(numbers.stop * size, total) - min(numbers.start * size, total), 0)
@@ -189,17 +184,7 @@ def _count_rows(job: Job, total: int) -> Outcome:
                 if row["values"] is not None:
                     reasons[row["values"]] = reasons.get(row["values"], 0) + row["counts"]
     rejected = sum(reasons.values())
-    _check_rejects(job, total, rejected, reasons)
+    check_rejected_share(job, total, reasons)
     return Outcome(
         rows_in=total, rows_ok=rows - rejected, rows_rejected=rejected, rows_skipped=total - rows, reasons=reasons
     )
-
-
-def _check_rejects(job: Job, total: int, rejected: int, reasons: Mapping[str, int]) -> None:
-    limit = getattr(job.config, "max_rejected_share", None)
-    if limit is not None and total and rejected / total > limit:
-        raise StageError(
-            f"{job.stage.name}: {rejected:,} of {total:,} rows were rejected, more than max_rejected_share = {limit}:"
-            f" {reasons_told(reasons)}; look at them: msd show {job.stage.name} --rejected; then mend the cause, or"
-            f" raise it with --set {job.stage.name}.max_rejected_share=…"
-        )

@@ -17,7 +17,8 @@ from pipeline.content_digests import ContentDigests
 from pipeline.errors import StageError, UsageError
 from pipeline.job import Job, load
 from pipeline.progress import note
-from pipeline.rows import execute_rows, make_slice, reasons_told
+from pipeline.rejects import reasons_told
+from pipeline.rows import execute_rows, make_slice
 from pipeline.settings import Settings, digest, identity
 from pipeline.source import Source
 from pipeline.stages import BY_NAME, Kind, Stage, with_ancestors

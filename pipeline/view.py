@@ -77,24 +77,24 @@ def print_estimates(plan: Plan, names: list[str], *, measure: bool) -> None:
 
 
 def show_dataset(dataset: Dataset, num_rows: int, *, rejected: bool) -> None:
-    """Prints the columns, the manifest's facts and the first rows.
+    """Prints the columns, the manifest's facts and the first rows; rejected ones of an unfinished dataset, too.
 
     Raises:
-        StageError: the dataset is not made yet.
+        StageError: the dataset is not made yet, and has no rejected rows to show.
     """
     console = Console(highlight=False)
     manifest = dataset.manifest
-    if manifest is None:
+    refused = _rejected_rows(dataset, num_rows) if rejected else []
+    if manifest is None and not refused:
         raise StageError(f"{dataset.name} is not made yet; run: msd run {dataset.name}")
-    _print_facts(console, manifest)
-    if rejected and dataset.schema is not None and "reason" in dataset.schema.names:
-        _print_rows(console, dataset.schema, _rows(dataset, "part-*.parquet", num_rows, only_rejected=True))
-    elif rejected:
-        _print_rows(console, schemas.REJECTED, _rows(dataset, "rejected/part-*.parquet", num_rows))
+    if manifest is not None:
+        _print_facts(console, manifest)
+    if rejected:
+        _print_rows(console, refused)
     elif dataset.schema is not None:
         _print_columns(console, dataset.schema)
-        _print_rows(console, dataset.schema, _rows(dataset, "part-*.parquet", num_rows))
-    else:
+        _print_rows(console, _rows(dataset, "part-*.parquet", num_rows))
+    elif manifest is not None:
         for name in manifest["files"]:
             console.print(f"  {name}", markup=False)
 
@@ -139,11 +139,18 @@ def _rows(dataset: Dataset, pattern: str, num_rows: int, *, only_rejected: bool 
     return list(islice((row for row in rows if not only_rejected or row["reason"] is not None), num_rows))
 
 
-def _print_rows(console: Console, schema: pa.Schema, rows: list[dict[str, Any]]) -> None:
+def _rejected_rows(dataset: Dataset, num_rows: int) -> list[dict[str, Any]]:
+    """Row-wise stages keep them among the others, table stages in a folder of their own."""
+    if dataset.schema is not None and "reason" in dataset.schema.names:
+        return _rows(dataset, "part-*.parquet", num_rows, only_rejected=True)
+    return _rows(dataset, "rejected/part-*.parquet", num_rows)
+
+
+def _print_rows(console: Console, rows: list[dict[str, Any]]) -> None:
     for number, row in enumerate(rows, start=1):
         console.print(f"row {number}", style="bold", markup=False)
-        for name in schema.names:
-            console.print(f"  {name}: {_cell(row[name])}", markup=False)
+        for name, value in row.items():
+            console.print(f"  {name}: {_cell(value)}", markup=False)
 
 
 def _cell(value: Any) -> str:

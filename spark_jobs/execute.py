@@ -19,6 +19,7 @@ from pyspark.sql import functions as F
 
 from pipeline.errors import StageError
 from pipeline.job import Job
+from pipeline.rejects import check_rejected_share, reasons_told
 from pipeline.schemas import REJECTED
 from pipeline.storage import Dataset, Outcome
 from spark_jobs.session import session, spark_schema
@@ -111,18 +112,15 @@ def _save(frame: DataFrame, folder: Path, aside: Path) -> int:
 
 
 def _check(job: Job, rows_in: int, rows_ok: int, reasons: dict[str, int]) -> None:
-    name, rejected = job.stage.name, sum(reasons.values())
-    why = ", ".join(f"{count:,} {reason}" for reason, count in sorted(reasons.items(), key=lambda pair: -pair[1])[:5])
-    limit = getattr(job.config, "max_rejected_share", None)
-    if limit is not None and rows_in and rejected / rows_in > limit:
-        raise StageError(
-            f"{name}: {rejected:,} of {rows_in:,} rows were rejected, more than max_rejected_share = {limit}: {why};"
-            f" look at the rows in {job.output.folder / 'rejected'}; then mend the files or the source's TOML, or raise"
-            f" the limit with --set {name}.max_rejected_share=…"
-        )
+    check_rejected_share(job, rows_in, reasons)
     if rows_ok == 0:
-        told = f"all {rejected:,} rows were rejected ({why})" if rejected else "the source has no rows for it"
-        raise StageError(f"{name} would be empty: {told}; a table with at least one row was wanted")
+        rejected = sum(reasons.values())
+        told = (
+            f"all {rejected:,} rows were rejected ({reasons_told(reasons)})"
+            if rejected
+            else "the source has no rows for it"
+        )
+        raise StageError(f"{job.stage.name} would be empty: {told}; a table with at least one row was wanted")
 
 
 def _empty(folder: Path) -> None:

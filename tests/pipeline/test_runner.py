@@ -19,6 +19,7 @@ from pipeline.settings import resolve
 from pipeline.source import load_source
 from pipeline.stages import BY_NAME, STAGES, with_ancestors
 from pipeline.storage import Outcome, Workspace, commit, held_by_us, write_shard
+from pipeline.view import show_dataset
 
 NUM_PROMPTS = 10
 SOURCE = """
@@ -323,6 +324,18 @@ def test_an_artifact_gets_its_folder_its_inputs_and_the_source_if_it_asks(root):
     other = plan_in(root, ["student.num_layers=9"])
     run_stage(other, stage_of("read_source", name="student"))
     assert (other.dataset("student").folder / "name.txt").read_text() == "mine"
+
+
+def test_the_command_a_failed_stage_names_shows_its_rejected_rows(root, capsys):
+    plan = plan_in(root, ["teacher_outputs.shard_rows=3", "teacher_outputs.max_rejected_share=0.05"])
+    with pytest.raises(StageError, match="msd show teacher_outputs --rejected"):
+        run_stage(plan, stage_of("teach"))
+    output = plan.dataset("teacher_outputs")
+    assert output.manifest is None
+    show_dataset(output, 5, rejected=True)
+    assert "reason: ends in seven" in capsys.readouterr().out
+    with pytest.raises(StageError, match="not made yet"):
+        show_dataset(output, 5, rejected=False)
 
 
 def test_two_runs_at_once_are_one_run_and_a_sentence(root):
