@@ -53,7 +53,12 @@ def _make(folder: Path, num_users: int = 60, num_items: int = 80, per_user: int 
 
 
 def _write_tables(world, facts, item_ids, user_ids, history, stats) -> dict[str, Dataset]:
-    count, users, items = len(facts["user"]), len(user_ids), len(item_ids)
+    about_items = _write_items(world, item_ids, stats)
+    return about_items | _write_users(world, user_ids, history) | _write_examples(world, facts, item_ids, user_ids)
+
+
+def _write_items(world, item_ids, stats) -> dict[str, Dataset]:
+    items = len(item_ids)
     return {
         "items": _commit(
             world,
@@ -70,15 +75,6 @@ def _write_tables(world, facts, item_ids, user_ids, history, stats) -> dict[str,
                 "available_at": pa.nulls(items, schemas.TIME),
             },
         ),
-        "users": _commit(
-            world,
-            "users",
-            schemas.USERS,
-            {
-                "user_id": user_ids,
-                "attributes": _maps([{"age": str(20 + number % 50)} if number % 5 else {} for number in range(users)]),
-            },
-        ),
         "item_stats": _commit(
             world,
             "item_stats",
@@ -92,6 +88,21 @@ def _write_tables(world, facts, item_ids, user_ids, history, stats) -> dict[str,
                 "exposure_rank": np.arange(1, items + 1),
                 "first_seen_at": _times(np.zeros(items)),
                 "counted_until": _times(np.full(items, 10_000)),
+            },
+        ),
+    }
+
+
+def _write_users(world, user_ids, history) -> dict[str, Dataset]:
+    users = len(user_ids)
+    return {
+        "users": _commit(
+            world,
+            "users",
+            schemas.USERS,
+            {
+                "user_id": user_ids,
+                "attributes": _maps([{"age": str(20 + number % 50)} if number % 5 else {} for number in range(users)]),
             },
         ),
         "histories": _commit(
@@ -110,6 +121,12 @@ def _write_tables(world, facts, item_ids, user_ids, history, stats) -> dict[str,
                 "is_embedded": [True] * users,
             },
         ),
+    }
+
+
+def _write_examples(world, facts, item_ids, user_ids) -> dict[str, Dataset]:
+    count = len(facts["user"])
+    return {
         "examples": _commit(
             world,
             "examples",
