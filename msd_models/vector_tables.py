@@ -29,6 +29,7 @@ class VectorSource(StrEnum):
     """Where an arm's vectors come from."""
 
     STUDENT = "student"
+    TUNED = "tuned"
     RAW_TEXT = "raw_text"
     SHUFFLED = "shuffled"
     RANDOM = "random"

@@ -317,21 +317,107 @@ class Examples:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CtrModel:
-    """Settings of ctr_model."""
+class ContextTexts:
+    """Settings of context_texts."""
 
-    arms: tuple[str, ...] = ("deepfm", "din", "random_vectors", "shuffled_vectors", "raw_text", "msd_frozen")
+    max_text_bytes: int = 4096
+    """A longer text, such as a pasted page in a search box, is cut to this many bytes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CtrRecords:
+    """Settings of ctr_records."""
+
+    max_history: int = 20
+    """The latest events of the history that a CTR model reads."""
+    min_id_count: int = 2
+    """Ids and values with fewer training rows share the unknown row of their field."""
+    hashed_rows: int = 0
+    """0 enumerates every field; above, a field with more values than this is hashed into so many rows."""
+    numbers: str = "buckets"
+    """Attributes that are numbers: `buckets` of equal mass, `normalised` (one dense number, mean 0 and deviation 1 over
+    the training rows), or `both`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TunedStudent:
+    """Settings of tuned_student (docs/methods.md)."""
+
+    lora_rank: int = 8
+    """r in W = W0 + (alpha / r)·B·A."""
+    lora_alpha: float = 16.0
+    """Scale of the adapters."""
+    adapted_layers: int = 1
+    """Upper layers that get adapters and run at every step; the states below them are computed once and stored."""
+    max_steps: int = 120
+    """Optimiser steps; 0 leaves the student as it is."""
+    batch_size: int = 256
+    """Labels per step."""
+    history_items: int = 5
+    """The latest liked items of a label's history that are read beside its target."""
+    learning_rate: float = 1e-3
+    """Of the adapters."""
+    head_learning_rate: float = 5e-3
+    """Of the CTR network on top, which is thrown away afterwards."""
+    seed: int = 0
+    """Of the draw of labels, of the network on top and of the adapters."""
+    batch_tokens: int = _free(8192)
+    """Tokens whose activations are held at once; more distinct texts in a step are read in parts (gradient caching)."""
+    checkpoint_steps: int = _free(20)
+    """Steps between checkpoints: what a killed run has to train again at most."""
+    threads: int = _free(1)
+    """Threads on a CPU, 0 for all cores."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TunedVectors:
+    """Settings of tuned_item_vectors, tuned_user_vectors and tuned_context_vectors, which read as the student's do."""
+
+    shard_rows: int = _free(1024)
+    """Rows per shard: what a killed run has to embed again at most."""
+    batch_tokens: int = _free(1024)
+    """Padded tokens per forward pass."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Audit:
+    """Settings of audit."""
+
+    max_named: int = 1000
+    """Rows named of each kind of leak; all are counted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CtrModel:
+    """Settings of ctr_model. An arm may have its own value of any of them but arms and seeds: see docs/arms.md."""
+
+    arms: tuple[str, ...] = (
+        "deepfm",
+        "din",
+        "dcnv2",
+        "random_vectors",
+        "shuffled_vectors",
+        "raw_text",
+        "msd_frozen",
+        "msd",
+        "elec_gain",
+        "elec_vanilla",
+    )
     """Arms trained side by side; the placebos always belong beside a semantic arm."""
+    arms_file: str = _path("")
+    """TOML of more arms, or of other settings of the built-in ones; what `msd tune` writes."""
     seeds: tuple[int, ...] = (1, 2, 3)
     """One training per arm and seed."""
     embedding_dim: int = 16
     """Width of an id or field embedding."""
     hidden: tuple[int, ...] = (128, 64)
     """Widths of the dense layers."""
+    cross_layers: int = 2
+    """Cross layers of DCNv2."""
+    history_marks: bool = True
+    """Adds what is known of an event besides its item: how long ago it was and how many came after it."""
     adaptor_dim: int = 32
     """Width of e' = MLP(e)."""
-    max_history: int = 20
-    """The latest events of the history that the CTR model reads."""
     top_k: int = 5
     """k history positions most similar to the target, added up (docs/methods.md)."""
     mask: str = "popular"
@@ -344,20 +430,44 @@ class CtrModel:
     """γ: curvature of the masking probability in log frequency."""
     mask_threshold: float = 1e-3
     """t of mask = word2vec: an item with this share of all exposures or less is never masked."""
+    vector_dropout: float = 0.05
+    """Share of training rows that lose the target's, the user's or a context's vector, each by itself, so that a vector
+    missing online is no surprise."""
+    shared_experts: int = 2
+    """KAR: experts that both sides read."""
+    own_experts: int = 3
+    """KAR: experts of each side alone."""
+    temperature: float = 2.0
+    """ELEC: T, which softens the gain network's score."""
+    score_weight: float = 0.5
+    """ELEC: a, weight of the score-level distillation."""
+    representation_weight: float = 0.5
+    """ELEC: b, weight of the representation-level distillation."""
+    schedule: str = "gain_first"
+    """ELEC: `gain_first` trains the gain network to its end, `joint` both side by side."""
     dropout: float = 0.1
     """In the dense layers."""
     id_dropout: float = 0.0
     """Share of training rows whose target item id is replaced by the unknown id, so that a cold item is no surprise."""
-    min_id_count: int = 2
-    """Ids with fewer training rows share the unknown row."""
     batch_size: int = 1024
     """Rows per step; fewer where an epoch would have fewer than 50 steps."""
     learning_rate: float = 5e-3
     """Of Adam."""
+    embedding_optimiser: str = "auto"
+    """Of the field embeddings: `adam` (dense), `sparse_adam`, `rowwise_adagrad` (one number of state a row), or auto:
+    dense up to 200,000 rows, row-wise above."""
     weight_decay: float = 1e-5
     """Weight in the loss of the squared length of the field embeddings a row reads."""
     max_epochs: int = 4
     """Upper bound; training stops when the valid AUC has not risen for one epoch."""
+    pool_rows: int = 1_000_000
+    """Training rows held in memory and shuffled at once; a log that has no more is shuffled as a whole."""
+    amp: str = "auto"
+    """Automatic mixed precision: `bfloat16`, `off`, or auto (bfloat16 on a GPU)."""
+    processes: int = _free(1)
+    """Training processes (torchrun, DDP), one a GPU; batch_size is shared out among them."""
+    checkpoint_seconds: float = _free(60.0)
+    """Seconds between checkpoints of a training: what a killed run has to train again at most."""
     threads: int = _free(1)
     """Threads of a training on a CPU; another number changes the last digits only. One: steps of some 20 ms gain little
     from a second thread and wait for it whenever the machine has other work."""

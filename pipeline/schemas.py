@@ -159,6 +159,23 @@ USER_VECTORS = pa.schema(
     ]
 )
 
+CONTEXT_TEXTS = pa.schema(
+    [
+        _column("text_id", pa.string(), "SHA-256 (16 hex digits) of the text, unique."),
+        _column("text", pa.string(), "A distinct value of the source's text_context columns, such as a query."),
+        _column("num_events", pa.int64(), "Events that carry it, in all splits."),
+    ]
+)
+
+CONTEXT_VECTORS = pa.schema(
+    [
+        _column("text_id", pa.string(), "Of context_texts."),
+        _column("vector", VECTOR, "Pooled hidden states, float32, one length for the whole table."),
+        _column("space_id", pa.string(), "Hash of everything that defines the vector space."),
+        _column("content_hash", pa.string(), "SHA-256 (16 hex digits) of the text the encoder read."),
+    ]
+)
+
 EXAMPLES = pa.schema(
     [
         _column("event_id", pa.int64(), "Of interactions."),
@@ -186,6 +203,19 @@ EXAMPLES = pa.schema(
             "Row of histories as of event_at; null where the user had no history yet.",
             nullable=True,
         ),
+    ]
+)
+
+AUDIT = pa.schema(
+    [
+        _column("event_id", pa.int64(), "The example whose features know its future."),
+        _column("user_id", pa.string(), "Of the example."),
+        _column("item_id", pa.string(), "Of the example."),
+        _column("event_at", TIME, "Of the example: nothing behind it may be from this moment on."),
+        _column("split", pa.string(), "Of the example."),
+        _column("leak", pa.string(), "history, user_vector, item_vector, prompt, frequency or split."),
+        _column("known_at", TIME, "When what leaked happened or became known; null where unknown.", nullable=True),
+        _column("evidence", pa.string(), "What was found, in one sentence."),
     ]
 )
 
