@@ -125,7 +125,7 @@ class RecordWriter:
     def _write_header(self) -> None:
         # A fixed width: room for the count of any log.
         facts = {"descr": np.lib.format.dtype_to_descr(self.dtype), "fortran_order": False}
-        text = f"{ {**facts, 'shape': (self.num_rows,)} !r}".encode()
+        text = f"{ {**facts, 'shape': (self.num_rows,)}!r}".encode()
         self._file.write(np.lib.format.magic(1, 0) + (HEADER_BYTES - 10).to_bytes(2, "little"))
         self._file.write(text.ljust(HEADER_BYTES - 11) + b"\n")
 

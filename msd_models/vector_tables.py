@@ -1,28 +1,25 @@
-"""Vectors of items and users as tables whose rows the examples name, one pair of tables per semantic source.
+"""Vectors of items, users and texts of events as tables whose rows the examples name: three tables per semantic source.
 
-The student's vectors are the ones the feature store published (`vectors.npy`, read through a memory map); the placebos
-are laid out in the same rows, so that the arms differ in the numbers alone: another encoder's vectors of the same
-texts, Gaussian noise, or the student's own vectors dealt to the wrong items and users.
+The student's item and user vectors are the ones the feature store published (`vectors.npy`, read through a memory map);
+all others are laid out in the same rows (`vector_alignment`), so that the arms differ in the numbers alone: a tuned
+student's or another encoder's vectors of the same texts, Gaussian noise, or the student's own dealt to the wrong rows.
 """
 
-# Letters: N rows of a table, D numbers in a vector, U users.
+# Letters: N rows of a table, D numbers in a vector, U rows asked for, S user snapshots.
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
-
-from pipeline.errors import SpaceMismatch, StageError
-from pipeline.storage import Dataset
 
 Vectors = npt.NDArray[np.float32]
 Flags = npt.NDArray[np.bool_]
 Rows = npt.NDArray[np.int64]
-BATCH_ROWS = 8192
+NOISE_ROWS = 4096
+"""Rows of noise that are held; each row of a larger table is the sum of two of them."""
 
 
 class VectorSource(StrEnum):
@@ -40,139 +37,92 @@ class VectorTable:
     """One vector a row; all of one space."""
 
     vectors_ND: Vectors
+    """May be a memory map; whoever wants rows asks `take`."""
     has_vector_N: Flags
-    """False where the source has no vector for the row; its numbers are zeros."""
+    """False where the source has no vector for the row."""
     space_id: str
+    deal_N: Rows | None = None
+    """Which row of vectors_ND each row reads; None for its own."""
+    noise_seed: int | None = None
+    """Set where rows are noise: vectors_ND is then the pool it is made of."""
+
+    @property
+    def num_rows(self) -> int:
+        """N."""
+        return len(self.has_vector_N)
+
+    @property
+    def dim(self) -> int:
+        """D."""
+        return self.vectors_ND.shape[1]
+
+    def take(self, rows_U: Rows) -> Vectors:
+        """vectors_UD in float32, in memory."""
+        if self.noise_seed is not None:
+            return self._noise(rows_U)
+        if self.deal_N is not None:
+            rows_U = self.deal_N[rows_U]
+        return np.asarray(self.vectors_ND[rows_U], dtype=np.float32)
+
+    def _noise(self, rows_U: Rows) -> Vectors:
+        assert self.noise_seed is not None
+        first_U, second_U = (_hashed(rows_U, self.noise_seed + part) % len(self.vectors_ND) for part in (0, 1))
+        return (self.vectors_ND[first_U] + self.vectors_ND[second_U]) / np.float32(np.sqrt(2))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmTables:
+    """What one arm reads."""
+
+    items: VectorTable
+    users: VectorTable
+    contexts: VectorTable
 
 
 @dataclass(frozen=True, kw_only=True)
 class SemanticVectors:
-    """Everything a semantic arm can read: the published tables, and what lies beside them."""
+    """Everything a semantic arm can read, aligned to the same rows."""
 
-    items: VectorTable
-    users: VectorTable
-    item_rows: pa.Table
-    """vector_row, item_id."""
-    user_rows: pa.Table
-    """vector_row, user_id, snapshot_at."""
-    item_text_vectors: Dataset
-    user_text_vectors: Dataset
+    tables: Mapping[VectorSource, ArmTables]
+    """Of student, and of tuned and raw_text where an arm reads them."""
+    user_N: Rows
+    """Which user each row of the user table belongs to."""
+    time_N: Rows
+    """And of which moment it is, in microseconds."""
+
+    @property
+    def space_id(self) -> str:
+        """Of the published vectors."""
+        return self.tables[VectorSource.STUDENT].items.space_id
 
 
-def read_vectors(
-    item_features: Dataset, user_features: Dataset, item_text_vectors: Dataset, user_text_vectors: Dataset
-) -> SemanticVectors:
-    """Opens the published tables.
+def tables_of(source: VectorSource, vectors: SemanticVectors, seed: int) -> ArmTables:
+    """The tables of one semantic source.
 
-    Raises:
-        SpaceMismatch: items and users were published in two spaces.
+    Args:
+        source: whose vectors.
+        vectors: what is there.
+        seed: of a deal or of noise.
     """
-    items, users = _published(item_features), _published(user_features)
-    if items.space_id != users.space_id:
-        raise SpaceMismatch(
-            f"ctr_model: items are published in space {items.space_id} and users in {users.space_id}, and one model"
-            " reads one space; run: msd run item_features user_features"
-        )
-    return SemanticVectors(
-        items=items,
-        users=users,
-        item_rows=_in_order(item_features, ["vector_row", "item_id"]),
-        user_rows=_in_order(user_features, ["vector_row", "user_id", "snapshot_at"]),
-        item_text_vectors=item_text_vectors,
-        user_text_vectors=user_text_vectors,
-    )
-
-
-def tables_of(source: VectorSource, vectors: SemanticVectors, seed: int) -> tuple[VectorTable, VectorTable]:
-    """The item table and the user table of one semantic source, in the rows of the published tables."""
+    if source in vectors.tables:
+        return vectors.tables[source]
+    student = vectors.tables[VectorSource.STUDENT]
     generator = np.random.default_rng(seed)
-    items, users = vectors.items, vectors.users
-    match source:
-        case VectorSource.STUDENT:
-            return items, users
-        case VectorSource.RAW_TEXT:
-            return (
-                _aligned(vectors.item_text_vectors, vectors.item_rows, ["item_id"]),
-                _aligned(vectors.user_text_vectors, vectors.user_rows, ["user_id", "snapshot_at"]),
-            )
-        case VectorSource.SHUFFLED:
-            item_deal = _cyclic_deal(len(items.vectors_ND), generator)
-            user_deal = _deal_users(vectors.user_rows, generator)
-            return _redealt(items, item_deal), _redealt(users, user_deal)
-        case VectorSource.RANDOM:
-            return _noise_like(items, generator), _noise_like(users, generator)
-
-
-def _published(features: Dataset) -> VectorTable:
-    path = features.folder / "vectors.npy"
-    if not path.is_file():
-        raise StageError(f"{features.name}: {path.name} is not in its folder; run: msd run {features.name}")
-    # Copy-on-write: torch wants a writable buffer, and the file stays as it is.
-    vectors_ND = np.load(path, mmap_mode="c")
-    return VectorTable(
-        vectors_ND=vectors_ND,
-        has_vector_N=np.ones(len(vectors_ND), dtype=np.bool_),
-        space_id=str(features.details["space_id"]),
+    if source is VectorSource.SHUFFLED:
+        return ArmTables(
+            items=replace(student.items, deal_N=cyclic_deal(student.items.num_rows, generator)),
+            users=replace(student.users, deal_N=deal_users(vectors.user_N, vectors.time_N, generator)),
+            contexts=replace(student.contexts, deal_N=cyclic_deal(student.contexts.num_rows, generator)),
+        )
+    assert source is VectorSource.RANDOM, f"{source} vectors were not aligned"
+    return ArmTables(
+        items=_noise_like(student.items, generator),
+        users=_noise_like(student.users, generator),
+        contexts=_noise_like(student.contexts, generator),
     )
 
 
-def _in_order(features: Dataset, columns: list[str]) -> pa.Table:
-    rows = pq.read_table(features.folder / "rows.parquet", columns=columns).sort_by("vector_row")
-    if not np.array_equal(rows.column("vector_row").to_numpy(), np.arange(len(rows))):
-        raise StageError(
-            f"{features.name}: rows.parquet does not number the vectors 0 to {len(rows) - 1}; publish them again:"
-            f" msd run {features.name}"
-        )
-    return rows
-
-
-def _aligned(dataset: Dataset, rows: pa.Table, keys: list[str]) -> VectorTable:
-    """The dataset's vectors in the order of `rows`, one batch in memory beside the result."""
-    wanted = _joined_key(rows, keys)
-    vectors_ND: Vectors = np.zeros((len(rows), 1), dtype=np.float32)
-    has_vector_N = np.zeros(len(rows), dtype=np.bool_)
-    spaces: set[str] = set()
-    lengths: set[int] = set()
-    for batch in dataset.batches(BATCH_ROWS):
-        table = pa.Table.from_batches([batch])
-        spaces.update(pc.unique(table.column("space_id")).to_pylist())
-        lengths.update(pc.unique(pc.list_value_length(table.column("vector"))).to_pylist())
-        _check_one_space(dataset, spaces, lengths)
-        if vectors_ND.shape[1] != min(lengths):
-            vectors_ND = np.zeros((len(rows), min(lengths)), dtype=np.float32)
-        found = pc.index_in(wanted, value_set=_joined_key(table, keys))
-        is_here_N = found.is_valid().to_numpy(zero_copy_only=False)
-        batch_BD = table.column("vector").combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        vectors_ND[is_here_N] = batch_BD.reshape(len(table), -1)[found.drop_null().to_numpy(zero_copy_only=False)]
-        has_vector_N |= is_here_N
-    return VectorTable(vectors_ND=vectors_ND, has_vector_N=has_vector_N, space_id=next(iter(spaces), ""))
-
-
-def _check_one_space(dataset: Dataset, spaces: set[str], lengths: set[int]) -> None:
-    if len(spaces) > 1 or len(lengths) > 1:
-        raise SpaceMismatch(
-            f"{dataset.name} mixes vectors of spaces {', '.join(sorted(spaces))} and lengths"
-            f" {', '.join(map(str, sorted(lengths)))} where one of each is wanted; run: msd run {dataset.name}"
-        )
-
-
-def _joined_key(table: pa.Table, keys: list[str]) -> pa.Array:
-    """The key columns as one string; a unit separator cannot make two keys alike, as times hold none."""
-    parts = [table.column(key) for key in keys]
-    texts = [part if pa.types.is_string(part.type) else part.cast(pa.int64()).cast(pa.string()) for part in parts]
-    return pc.binary_join_element_wise(*texts, "\x1f").combine_chunks()
-
-
-def _redealt(table: VectorTable, deal_N: Rows) -> VectorTable:
-    return replace(table, vectors_ND=table.vectors_ND[deal_N], has_vector_N=table.has_vector_N[deal_N])
-
-
-def _noise_like(table: VectorTable, generator: np.random.Generator) -> VectorTable:
-    noise_ND = generator.standard_normal(table.vectors_ND.shape, dtype=np.float32)
-    return replace(table, vectors_ND=noise_ND)
-
-
-def _cyclic_deal(count: int, generator: np.random.Generator) -> Rows:
+def cyclic_deal(count: int, generator: np.random.Generator) -> Rows:
     """A random permutation without a fixed point (where there are two rows at least)."""
     order = generator.permutation(count)
     deal = np.empty(count, dtype=np.int64)
@@ -180,21 +130,47 @@ def _cyclic_deal(count: int, generator: np.random.Generator) -> Rows:
     return deal
 
 
-def _deal_users(user_rows: pa.Table, generator: np.random.Generator) -> Rows:
+def deal_users(user_N: Rows, time_N: Rows, generator: np.random.Generator) -> Rows:
     """Each user reads another user's snapshots, the first for the first and so on.
 
     A user with more snapshots than the other one reads the other's last one again. All snapshots of a user move
     together: were they dealt singly, a user's rows would contradict each other and the placebo would be weaker than
     what it stands for.
+
+    Args:
+        user_N: codes 0…U−1.
+        time_N: of the snapshots.
+        generator: of the deal.
     """
-    count = len(user_rows)
-    user_N = user_rows.column("user_id").combine_chunks().dictionary_encode().indices.to_numpy(zero_copy_only=False)
-    time_N = user_rows.column("snapshot_at").cast("int64").to_numpy()
+    count = len(user_N)
     by_user = np.lexsort((time_N, user_N))
     counts_U = np.bincount(user_N) if count else np.zeros(0, dtype=np.int64)
     starts_U = np.cumsum(counts_U) - counts_U
-    other_U = _cyclic_deal(len(counts_U), generator)
+    other_U = cyclic_deal(len(counts_U), generator)
     rank_N = np.empty(count, dtype=np.int64)
     rank_N[by_user] = np.arange(count) - starts_U[user_N[by_user]]
     other_N = other_U[user_N]
     return by_user[starts_U[other_N] + np.minimum(rank_N, counts_U[other_N] - 1)]
+
+
+def user_codes(user_ids: pa.ChunkedArray) -> Rows:
+    """Codes 0…U−1 of user ids."""
+    codes: Rows = user_ids.combine_chunks().dictionary_encode().indices.to_numpy(zero_copy_only=False)
+    return codes.astype(np.int64)
+
+
+def _noise_like(table: VectorTable, generator: np.random.Generator) -> VectorTable:
+    """Gaussian numbers: rows of a pool, or sums of two of them where the table is larger than the pool."""
+    rows = min(table.num_rows, NOISE_ROWS)
+    pool = generator.standard_normal((rows, table.dim), dtype=np.float32)
+    seed = None if table.num_rows <= NOISE_ROWS else int(generator.integers(2**31))
+    return replace(table, vectors_ND=pool, noise_seed=seed, deal_N=None)
+
+
+def _hashed(rows_U: Rows, seed: int) -> npt.NDArray[np.uint64]:
+    """splitmix64 of each row number."""
+    with np.errstate(over="ignore"):
+        mixed_U = rows_U.astype(np.uint64) + np.uint64(seed + 1) * np.uint64(0x9E3779B97F4A7C15)
+        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+            mixed_U = (mixed_U ^ (mixed_U >> np.uint64(shift))) * np.uint64(factor)
+        return mixed_U ^ (mixed_U >> np.uint64(31))
