@@ -1,10 +1,9 @@
-"""Vectors of items and users: their texts read by the student, or by a plain sentence encoder as the placebo.
+"""Vectors of items, users and texts of events, read by the student, or by a plain sentence encoder as the placebo.
 
 Row-wise: one batch of rows in, one batch of vectors out. Inside a batch, identical texts are read once and rows are
 sorted by length, so that a forward pass carries little padding.
 """
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -14,11 +13,9 @@ import pyarrow.compute as pc
 
 from msd_models.encoders import TextEncoder, make_encoder
 from pipeline.config import Vectors
-from pipeline.schemas import ITEM_VECTORS, USER_VECTORS
+from pipeline.schemas import CONTEXT_VECTORS, ITEM_VECTORS, USER_VECTORS
 from pipeline.storage import Dataset
-from pipeline.texts import item_text, user_text
-
-CONTENT_DIGITS = 16
+from pipeline.texts import item_text, text_id, user_text
 
 
 def embed_items(
@@ -86,6 +83,24 @@ def embed_users(
         yield pa.RecordBatch.from_pydict(columns, schema=USER_VECTORS)
 
 
+def embed_contexts(
+    batches: Iterator[pa.RecordBatch], config: Vectors, student: Dataset | None = None
+) -> Iterator[pa.RecordBatch]:
+    """One vector per distinct text of an event.
+
+    Args:
+        batches: of context_texts.
+        config: which encoder, and how it reads.
+        student: the distilled model; None reads with config.encoder.
+    """
+    encoder: TextEncoder | None = None
+    for batch in batches:
+        encoder = encoder or make_encoder(config, student)
+        texts: list[str] = batch.column("text").to_pylist()
+        columns = {"text_id": batch.column("text_id"), **_encoded(encoder, texts, keep_end=False)}
+        yield pa.RecordBatch.from_pydict(columns, schema=CONTEXT_VECTORS)
+
+
 def _history_text(
     row: Mapping[str, Any], titles: Mapping[str, str], profiles: Mapping[str, Mapping[str, str]], num_titles: int
 ) -> str:
@@ -101,7 +116,7 @@ def _encoded(encoder: TextEncoder, texts: list[str], *, keep_end: bool) -> dict[
     vectors_ND = encoder.encode(distinct, keep_end=keep_end)[[number[text] for text in texts]]
     offsets = np.arange(len(texts) + 1, dtype=np.int32) * encoder.dimension
     values = pa.array(np.ascontiguousarray(vectors_ND, dtype=np.float32).reshape(-1))
-    hashes = {text: hashlib.sha256(text.encode()).hexdigest()[:CONTENT_DIGITS] for text in distinct}
+    hashes = {text: text_id(text) for text in distinct}
     return {
         "vector": pa.ListArray.from_arrays(pa.array(offsets), values),
         "space_id": pa.array([encoder.space_id] * len(texts), pa.string()),

@@ -32,7 +32,7 @@ def execute(job: Job) -> Outcome:
     """Makes one table.
 
     Raises:
-        StageError: the table is empty, too much of it was rejected, or Spark failed.
+        StageError: the table is empty and may not be, too much of it was rejected, or Spark failed.
         SourceError: a file of the source cannot be read as the source says.
         ServiceError: Java is absent or does not start.
     """
@@ -56,8 +56,9 @@ def execute(job: Job) -> Outcome:
 def read_dataset(spark: SparkSession, dataset: Dataset) -> DataFrame:
     """A committed table as a DataFrame of its schema's types."""
     assert dataset.schema is not None
+    schema = spark_schema(dataset.schema)
     paths = [path.as_uri() for path in dataset.shards()]
-    return spark.read.schema(spark_schema(dataset.schema)).parquet(*paths)
+    return spark.read.schema(schema).parquet(*paths) if paths else spark.createDataFrame([], schema)
 
 
 def _make(job: Job, spark: SparkSession) -> Made:
@@ -113,7 +114,7 @@ def _save(frame: DataFrame, folder: Path, aside: Path) -> int:
 
 def _check(job: Job, rows_in: int, rows_ok: int, reasons: dict[str, int]) -> None:
     check_rejected_share(job, rows_in, reasons)
-    if rows_ok == 0:
+    if rows_ok == 0 and not job.stage.may_be_empty:
         rejected = sum(reasons.values())
         told = (
             f"all {rejected:,} rows were rejected ({reasons_told(reasons)})"

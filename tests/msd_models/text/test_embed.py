@@ -8,14 +8,14 @@ import pyarrow as pa
 import pytest
 import torch
 
-from msd_models.embed import embed_items, embed_users
+from msd_models.embed import embed_contexts, embed_items, embed_users
 from msd_models.encoders import StudentEncoder, make_encoder
 from msd_models.language_model import load_causal, load_tokenizer
 from msd_models.student_prompt import CUE, INSTRUCTION, plain_ids
 from pipeline import schemas
 from pipeline.config import TextVectors, Vectors
 from pipeline.errors import ConfigError
-from pipeline.texts import item_text, user_text
+from pipeline.texts import item_text, text_id, user_text
 
 FLOAT32 = Vectors(dtype="float32", pooling="mean")
 TEXTS = ["gliders 0", "drums and more 1\ncolour: blue", "x " * 300, "", "naïve ✓ 漢字", "<|end|> drums"]
@@ -125,6 +125,23 @@ def test_a_batch_without_embedded_snapshots_is_empty_not_missing(save, student, 
     histories = save("histories", schemas.HISTORIES, skipped)
     made = list(embed_users(histories.batches(2), FLOAT32, items, users, student))
     assert [batch.num_rows for batch in made] == [0, 0]
+
+
+def test_texts_of_events_are_read_into_the_space_of_the_items(save, student, items, item_stats):
+    texts = ["gliders", "drums and more", "日本語 query"]
+    rows = [{"text_id": text_id(text), "text": text, "num_events": 2} for text in texts]
+    made = list(embed_contexts(save("context_texts", schemas.CONTEXT_TEXTS, rows).batches(2), FLOAT32, student))
+    assert [batch.num_rows for batch in made] == [2, 1]
+    table = pa.Table.from_batches(made)
+    assert table.schema.equals(schemas.CONTEXT_VECTORS)
+    assert table.column("text_id").to_pylist() == table.column("content_hash").to_pylist()
+    np.testing.assert_allclose(np.stack(table.column("vector").to_pylist()), plain_vectors(student, texts), atol=2e-5)
+    of_items = next(embed_items(items.batches(1), FLOAT32, item_stats, student))
+    assert set(table.column("space_id").to_pylist()) == set(of_items.column("space_id").to_pylist())
+
+
+def test_no_text_of_an_event_loads_no_model():
+    assert list(embed_contexts(iter([]), TextVectors(encoder="/no/model"))) == []
 
 
 def test_a_space_is_named_by_what_defines_it(student):

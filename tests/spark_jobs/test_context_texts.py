@@ -1,0 +1,104 @@
+"""Distinct texts of events: against ten plain lines, cut like the floor cuts them, and none at all."""
+
+from collections import Counter
+from json import dumps
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.errors import StageError
+from pipeline.runner import run, run_stage
+from pipeline.stages import BY_NAME
+from pipeline.texts import context_text, text_id
+from spark_jobs.context_texts import _cut
+from spark_jobs.execute import read_dataset
+
+PLAIN = """
+[items]
+path = "items.csv"
+[events]
+path = "events.jsonl"
+time = "time"
+label = "label"
+"""
+WITH_TEXTS = PLAIN + 'context = ["device"]\ntext_context = ["query", "page"]\n'
+QUERIES = ["red shoes", "blue shoes", " red shoes ", None, "", "鞋 " * 40, "naïve ✓"]
+PAGES = ["home", None, "red shoes"]
+
+
+@pytest.fixture
+def log(world):
+    world.write("items.csv", "item_id,title\n" + "".join(f"i{n},Item {n}\n" for n in range(9)))
+    rows = [
+        {
+            "user_id": f"u{n % 5}",
+            "item_id": f"i{n % 9}",
+            "time": 1000 + n,
+            "label": n % 2,
+            "query": QUERIES[n % len(QUERIES)],
+            "page": PAGES[n % len(PAGES)],
+            "device": "phone",
+        }
+        for n in range(60)
+    ]
+    world.write("events.jsonl", "".join(dumps(row) + "\n" for row in rows))
+    return world
+
+
+@pytest.mark.spark
+def test_each_text_stands_once_with_the_events_that_carry_it(log):
+    made = log.make(WITH_TEXTS, "context_texts", "interactions", settings=("context_texts.max_text_bytes=20",))
+    counted = Counter()
+    for row in made["interactions"].to_pylist():
+        said = {value for name, value in row["context"] if name in ("query", "page")}
+        counted.update(context_text(value, 20) for value in said)
+    rows = made["context_texts"].to_pylist()
+    assert {row["text"]: row["num_events"] for row in rows} == dict(counted)
+    assert {"red shoes", "home", "naïve ✓"} < set(counted)
+    assert [row["text_id"] for row in rows] == sorted(text_id(row["text"]) for row in rows)
+    assert max(len(row["text"].encode()) for row in rows) <= 20
+
+
+@pytest.mark.spark
+def test_a_source_without_texts_has_an_empty_table_that_every_reader_takes(log, spark):
+    plan = log.plan(PLAIN)
+    run(plan, ["context_texts"])
+    texts = plan.dataset("context_texts")
+    assert texts.manifest["rows_ok"] == 0
+    assert texts.table().schema.names == BY_NAME["context_texts"].schema.names
+    assert list(texts.batches(10)) == []
+    frame = read_dataset(spark, texts)
+    assert frame.count() == 0
+    assert frame.columns == BY_NAME["context_texts"].schema.names
+    for name in ("context_vectors", "context_text_vectors", "tuned_context_vectors"):
+        # There is no student, tuned or not: nobody loads one for no text.
+        run_stage(plan, BY_NAME[name])
+        assert plan.dataset(name).manifest["rows_in"] == 0
+        assert plan.dataset(name).table().num_rows == 0
+
+
+@pytest.mark.spark
+def test_a_table_that_may_not_be_empty_still_fails(log):
+    log.write("items.csv", "item_id,title\ni0,\n")
+    with pytest.raises(StageError, match="rejected"):
+        run(log.plan(PLAIN), ["items"])
+
+
+@pytest.mark.spark
+def test_spark_cuts_as_the_floor_does(spark):
+    texts = ["a" * 9, "é" * 5, "漢字漢字", "🎈🎈🎈", "ab\ufffd" * 4, "short", "naïve naïve"]
+    for limit in range(4, 14):
+        frame = spark.createDataFrame([(text,) for text in texts], "said string")
+        cut = [row["cut"] for row in frame.select(_cut("said", limit).alias("cut")).collect()]
+        assert cut == [context_text(text, limit) for text in texts]
+
+
+@given(st.text(), st.integers(4, 40))
+@settings(max_examples=200, deadline=None)
+def test_a_cut_is_the_longest_beginning_that_fits(text, limit):
+    cut = context_text(text, limit)
+    assert text.startswith(cut)
+    assert len(cut.encode()) <= limit
+    rest = text[len(cut) :].lstrip("\ufffd")
+    assert not rest or len(cut.encode()) + len(text[len(cut) : len(text) - len(rest) + 1].encode()) > limit
