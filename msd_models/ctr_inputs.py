@@ -92,19 +92,19 @@ class CtrInputs:
 
     def batch(self, records_B: npt.NDArray[np.void]) -> Batch:
         """Unpacks records."""
-        history_BL = torch.from_numpy(records_B["history"]).long()
+        history_BL = torch.from_numpy(records_B["history"].astype(np.int64))
         flags_BL = records_B["flags"]
         is_known_BL = torch.from_numpy((flags_BL & IS_KNOWN) > 0)
         return Batch(
-            codes_BF=torch.from_numpy(records_B["codes"]).long(),
+            codes_BF=torch.from_numpy(records_B["codes"].astype(np.int64)),
             numbers_BM=torch.from_numpy(np.ascontiguousarray(records_B["numbers"])),
             history_BL=history_BL,
             is_liked_BL=torch.from_numpy((flags_BL & IS_LIKED) > 0),
-            gap_BL=torch.from_numpy(records_B["gaps"]).long(),
+            gap_BL=torch.from_numpy(records_B["gaps"].astype(np.int64)),
             history_rows_BL=self.vector_row_C[history_BL] * is_known_BL,
-            item_row_B=torch.from_numpy(records_B["item_row"]).long(),
-            user_row_B=torch.from_numpy(records_B["user_row"]).long(),
-            context_rows_BQ=torch.from_numpy(records_B["context_rows"]).long(),
+            item_row_B=torch.from_numpy(records_B["item_row"].astype(np.int64)),
+            user_row_B=torch.from_numpy(records_B["user_row"].astype(np.int64)),
+            context_rows_BQ=torch.from_numpy(records_B["context_rows"].astype(np.int64)),
             click_B=torch.from_numpy(records_B["click"].astype(np.float32)),
         )
 
