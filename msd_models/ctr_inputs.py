@@ -92,22 +92,26 @@ class CtrInputs:
 
     def batch(self, records_B: npt.NDArray[np.void]) -> Batch:
         """Unpacks records."""
-        history_BL = torch.from_numpy(records_B["history"].astype(np.int64))
+        history_BL = _whole(records_B["history"])
         flags_BL = records_B["flags"]
         is_known_BL = torch.from_numpy((flags_BL & IS_KNOWN) > 0)
         return Batch(
-            codes_BF=torch.from_numpy(records_B["codes"].astype(np.int64)),
-            numbers_BM=torch.from_numpy(np.ascontiguousarray(records_B["numbers"])),
+            codes_BF=_whole(records_B["codes"]),
+            numbers_BM=torch.from_numpy(records_B["numbers"].astype(np.float32)),
             history_BL=history_BL,
             is_liked_BL=torch.from_numpy((flags_BL & IS_LIKED) > 0),
-            gap_BL=torch.from_numpy(records_B["gaps"].astype(np.int64)),
+            gap_BL=_whole(records_B["gaps"]),
             history_rows_BL=self.vector_row_C[history_BL] * is_known_BL,
-            item_row_B=torch.from_numpy(records_B["item_row"].astype(np.int64)),
-            user_row_B=torch.from_numpy(records_B["user_row"].astype(np.int64)),
-            context_rows_BQ=torch.from_numpy(records_B["context_rows"].astype(np.int64)),
+            item_row_B=_whole(records_B["item_row"]),
+            user_row_B=_whole(records_B["user_row"]),
+            context_rows_BQ=_whole(records_B["context_rows"]),
             click_B=torch.from_numpy(records_B["click"].astype(np.float32)),
         )
 
 
 IS_LIKED, IS_KNOWN = np.uint8(1), np.uint8(2)
 """Bits of a record's flags: the event was positive; its item's text was known when the example happened."""
+
+
+def _whole(column: npt.NDArray[np.integer]) -> Tensor:
+    return torch.from_numpy(column.astype(np.int64))

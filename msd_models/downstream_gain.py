@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from msd_models.metrics import auc
+from msd_models.stable_sample import hashed_numbers
 from pipeline.storage import Dataset
 from pipeline.texts import item_text
 
@@ -125,22 +126,13 @@ def _draw_labels(interactions: Dataset, seed: int) -> dict[str, pa.Table]:
         table = pa.Table.from_batches([batch]).select(
             ["event_id", "user_id", "item_id", "event_at", "is_click", "split"]
         )
-        table = table.append_column("hash", pa.array(_hashed(table.column("event_id").to_numpy(), seed)))
+        table = table.append_column("hash", pa.array(hashed_numbers(table.column("event_id").to_numpy(), seed)))
         for name, limit in limits.items():
             found = table.filter(pc.equal(table.column("split"), name))
             joined = pa.concat_tables([kept[name], found]) if name in kept else found
             order = np.argsort(joined.column("hash").to_numpy(), kind="stable")[:limit]
             kept[name] = joined.take(pa.array(order)).combine_chunks()
     return kept or {name: interactions.table().append_column("hash", pa.array([], pa.uint64())) for name in limits}
-
-
-def _hashed(ids_N: np.ndarray, seed: int) -> np.ndarray:
-    """splitmix64 of each id: a draw that depends on nothing but the id and the seed."""
-    with np.errstate(over="ignore"):
-        mixed_N = ids_N.astype(np.uint64) + np.uint64(seed + 1) * np.uint64(0x9E3779B97F4A7C15)
-        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-            mixed_N = (mixed_N ^ (mixed_N >> np.uint64(shift))) * np.uint64(factor)
-        return mixed_N ^ (mixed_N >> np.uint64(31))
 
 
 def _histories_before(labels: pa.Table, histories: Dataset) -> tuple[list[list[str]], np.ndarray]:

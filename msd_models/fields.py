@@ -1,14 +1,17 @@
-"""Columns of ids, categories and attributes, made into codes of one shared embedding table.
+"""Columns of ids, categories and attributes, made into rows of one shared embedding table or into dense numbers.
 
 A field is what a CTR model embeds: user_id, item_id, the item's category, one per attribute of items and users, one
-per context feature. Values are enumerated on the training split alone; the first row of every field means unknown:
-never met in training, met too seldom, or missing. Attributes that are numbers with many values become quantile buckets.
+per context feature. Values are enumerated on the training split alone, or hashed where there are too many; the first
+row of every field means unknown: never met in training, met too seldom, or missing. Attributes that are numbers become
+quantile buckets, normalised numbers, or both.
 """
 
-# Letters: N examples, E entities (items, users or examples), V distinct values.
+# Letters: V distinct values, E entities (items, users or examples), B a batch's examples.
 
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import StrEnum
 
 import numpy as np
 import numpy.typing as npt
@@ -20,9 +23,27 @@ NUM_BUCKETS = 20
 NUMERIC_SHARE = 0.95
 """From this share of distinct values that read as numbers on, an attribute is numeric."""
 NUMBER = r"^\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*$"
+MIN_DEVIATION = 1e-12
 
 Ints = npt.NDArray[np.int32]
 Rows = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+
+class Kind(StrEnum):
+    """How a field's values find their rows."""
+
+    VALUES = "values"
+    BUCKETS = "buckets"
+    HASHED = "hashed"
+
+
+class Numbers(StrEnum):
+    """What becomes of attributes that are numbers."""
+
+    BUCKETS = "buckets"
+    NORMALISED = "normalised"
+    BOTH = "both"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,12 +54,41 @@ class Field:
     offset: int
     """Row of the shared table that means unknown; the field's other rows follow it."""
     values: pa.Array
-    """The value of row offset+1, offset+2, …; for a numeric field the lower edge of its bucket (−∞ for the first)."""
+    """The value of row offset+1, offset+2, …; of buckets the lower edge (−∞ for the first); of hashed fields none."""
+    kind: Kind = Kind.VALUES
+    hashed_rows: int = 0
 
     @property
     def size(self) -> int:
         """Rows in the shared table, the unknown row included."""
-        return 1 + len(self.values)
+        return 1 + (self.hashed_rows or len(self.values))
+
+    def rows_of(self, distinct: pa.Array) -> Ints:
+        """The shared table's row of each value; null and unknown values have the field's first row."""
+        match self.kind:
+            case Kind.VALUES:
+                code_V = 1 + pc.fill_null(pc.index_in(distinct, value_set=self.values), -1).to_numpy()
+            case Kind.BUCKETS:
+                numbers_V = as_numbers(distinct)
+                edges = self.values[1:].cast(pa.float64()).to_numpy(zero_copy_only=False)
+                code_V = np.where(np.isfinite(numbers_V), 1 + np.searchsorted(edges, numbers_V, side="right"), 0)
+            case Kind.HASHED:
+                code_V = np.array([_hashed_row(value, self.hashed_rows) for value in distinct.to_pylist()], np.int64)
+        return (code_V + self.offset).astype(np.int32)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Number:
+    """A numeric attribute as one dense number with mean 0 and deviation 1 over the training examples."""
+
+    name: str
+    mean: float
+    deviation: float
+
+    def normalised(self, distinct: pa.Array) -> npt.NDArray[np.float32]:
+        """Of each value; 0, the mean, where it is no number."""
+        numbers_V = (as_numbers(distinct) - self.mean) / self.deviation
+        return np.nan_to_num(numbers_V, nan=0.0, posinf=0.0, neginf=0.0).astype(np.float32)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +102,17 @@ class Column:
     """Which of them an entity has; -1 for none."""
     is_id: bool = False
     """Ids are names even where they look like numbers, and keep their field even where all are unknown."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FieldRules:
+    """How columns become fields."""
+
+    min_count: int
+    """Values with fewer training examples are unknown."""
+    hashed_rows: int
+    """0 enumerates; above, a field with more known values is hashed into so many rows."""
+    numbers: Numbers
 
 
 def string_column(name: str, values: pa.ChunkedArray, *, is_id: bool = False) -> Column:
@@ -77,48 +138,72 @@ def attribute_columns(prefix: str, attributes: pa.ChunkedArray) -> Iterator[Colu
         yield Column(name=f"{prefix}.{name}", distinct=encoded.dictionary, index_E=index_E)
 
 
-def enumerate_field(column: Column, entity_of_train: Rows, offset: int, min_count: int) -> tuple[Field, Ints] | None:
-    """Gives the values that training knows rows of the shared table.
+def make_field(
+    name: str, distinct: pa.Array, counts_V: Rows, offset: int, rules: FieldRules, *, is_id: bool = False
+) -> tuple[Field | None, Number | None]:
+    """What a column becomes, from the values that training knows.
 
     Args:
-        column: the field's values by entity.
-        entity_of_train: the entity of each training example; -1 for none.
+        name: of the column.
+        distinct: V values.
+        counts_V: training examples of each.
         offset: first row of the field in the shared table.
-        min_count: values with fewer training examples are unknown.
+        rules: of the dataset.
+        is_id: as in Column.
 
     Returns:
-        The field and each entity's row in the shared table; None for an attribute of which training knows no value.
+        The field, None for a column that becomes a number alone or of which training knows no value; and the number,
+        None where the column is not numeric or rules want buckets alone.
     """
-    met = column.index_E[entity_of_train[entity_of_train >= 0]]
-    counts_V = np.bincount(met[met >= 0], minlength=len(column.distinct))
-    numbers_V = None if column.is_id else _numbers(column.distinct)
+    numbers_V = None if is_id else numeric_values(distinct)
     if numbers_V is not None and (counts_V > 0).any():
-        values, code_V = _buckets(numbers_V, counts_V)
-    else:
-        kept = np.flatnonzero(counts_V >= max(min_count, 1))
-        values, code_V = column.distinct.take(pa.array(kept)), np.zeros(len(column.distinct), dtype=np.int32)
-        code_V[kept] = np.arange(1, len(kept) + 1)
-    if not len(values) and not column.is_id:
-        return None
-    codes_E = np.append(code_V, 0)[column.index_E].astype(np.int32)
-    return Field(name=column.name, offset=offset, values=values), codes_E + np.int32(offset)
+        number = None if rules.numbers is Numbers.BUCKETS else _number(name, numbers_V, counts_V)
+        if rules.numbers is Numbers.NORMALISED:
+            return None, number
+        return Field(name=name, offset=offset, values=_edges(numbers_V, counts_V), kind=Kind.BUCKETS), number
+    kept = np.flatnonzero(counts_V >= max(rules.min_count, 1))
+    if rules.hashed_rows and len(kept) > rules.hashed_rows:
+        empty = pa.array([], pa.string())
+        return Field(name=name, offset=offset, values=empty, kind=Kind.HASHED, hashed_rows=rules.hashed_rows), None
+    if not len(kept) and not is_id:
+        return None, None
+    return Field(name=name, offset=offset, values=distinct.take(pa.array(kept)).cast(pa.string())), None
 
 
-def _numbers(distinct: pa.Array) -> npt.NDArray[np.float64] | None:
+def numeric_values(distinct: pa.Array) -> Floats | None:
     """The values as numbers, NaN where one is none; None where the column is not numeric."""
     if len(distinct) <= NUM_BUCKETS:
         return None
     is_number = pc.match_substring_regex(distinct, NUMBER)
     if pc.sum(is_number).as_py() < NUMERIC_SHARE * len(distinct):
         return None
+    return as_numbers(distinct)
+
+
+def as_numbers(distinct: pa.Array) -> Floats:
+    """The values as numbers, NaN where one is none."""
+    is_number = pc.match_substring_regex(distinct, NUMBER)
     trimmed = pc.utf8_trim_whitespace(pc.if_else(is_number, distinct, None))
-    return trimmed.cast(pa.float64()).to_numpy(zero_copy_only=False)
+    numbers: Floats = trimmed.cast(pa.float64()).to_numpy(zero_copy_only=False)
+    return numbers
 
 
-def _buckets(numbers_V: npt.NDArray[np.float64], counts_V: Rows) -> tuple[pa.Array, Ints]:
-    known = np.isfinite(numbers_V)
-    in_training = np.repeat(numbers_V[known], counts_V[known])
-    inner = np.quantile(in_training, np.arange(1, NUM_BUCKETS) / NUM_BUCKETS) if len(in_training) else np.array([])
-    edges = np.unique(inner)
-    code_V = np.where(known, 1 + np.searchsorted(edges, numbers_V, side="right"), 0).astype(np.int32)
-    return pa.array(["-inf", *(repr(float(edge)) for edge in edges)]), code_V
+def _edges(numbers_V: Floats, counts_V: Rows) -> pa.Array:
+    """Lower edges of buckets of equal mass over the training examples, as texts that read back to the same numbers."""
+    known = np.isfinite(numbers_V) & (counts_V > 0)
+    order = np.argsort(numbers_V[known], kind="stable")
+    sorted_V, mass_V = numbers_V[known][order], np.cumsum(counts_V[known][order])
+    wanted = np.arange(1, NUM_BUCKETS) / NUM_BUCKETS * mass_V[-1] if len(mass_V) else np.array([])
+    edges = np.unique(sorted_V[np.searchsorted(mass_V, wanted, side="right").clip(max=len(sorted_V) - 1)])
+    return pa.array(["-inf", *(repr(float(edge)) for edge in edges)])
+
+
+def _number(name: str, numbers_V: Floats, counts_V: Rows) -> Number:
+    known = np.isfinite(numbers_V) & (counts_V > 0)
+    mean = float(np.average(numbers_V[known], weights=counts_V[known])) if known.any() else 0.0
+    variance = np.average((numbers_V[known] - mean) ** 2, weights=counts_V[known]) if known.any() else 0.0
+    return Number(name=name, mean=mean, deviation=max(float(np.sqrt(variance)), MIN_DEVIATION))
+
+
+def _hashed_row(value: str | None, rows: int) -> int:
+    return 0 if value is None else 1 + zlib.crc32(value.encode()) % rows

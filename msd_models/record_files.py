@@ -39,7 +39,8 @@ def record_type(num_fields: int, num_numbers: int, num_history: int, num_context
             ("user", "<i4"),
             ("event_id", "<i8"),
             ("click", "u1"),
-        ]
+        ],
+        align=True,
     )
 
 

@@ -4,6 +4,9 @@ import hashlib
 import heapq
 from typing import Generic, TypeVar
 
+import numpy as np
+import numpy.typing as npt
+
 Row = TypeVar("Row")
 
 
@@ -39,3 +42,12 @@ class StableSample(Generic[Row]):
 def stable_hash(salt: str, key: str) -> int:
     """64 bits that depend on nothing but the two texts."""
     return int.from_bytes(hashlib.sha256(f"{salt}\0{key}".encode()).digest()[:8], "big")
+
+
+def hashed_numbers(numbers_N: npt.NDArray[np.integer], seed: int) -> npt.NDArray[np.uint64]:
+    """splitmix64 of each number: a draw that depends on nothing but the number and the seed."""
+    with np.errstate(over="ignore"):
+        mixed_N = numbers_N.astype(np.uint64) + np.uint64(seed + 1) * np.uint64(0x9E3779B97F4A7C15)
+        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+            mixed_N = (mixed_N ^ (mixed_N >> np.uint64(shift))) * np.uint64(factor)
+        return mixed_N ^ (mixed_N >> np.uint64(31))

@@ -132,7 +132,9 @@ def _aligned(dataset: Dataset, rows: pa.Table, keys: list[str], target: Path) ->
         _check_one_table(dataset, spaces, lengths)
         if vectors_ND is None:
             shape = (len(rows), min(lengths))
-            vectors_ND = np.lib.format.open_memmap(paths["vectors"], mode="w+", dtype=np.float32, shape=shape)
+            vectors_ND = np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
+                paths["vectors"], mode="w+", dtype=np.float32, shape=shape
+            )
         place_B = place_V[done : done + len(batch)]
         batch_BD = batch.column("vector").flatten().to_numpy(zero_copy_only=False).reshape(len(batch), -1)
         vectors_ND[place_B[place_B >= 0]] = batch_BD[place_B >= 0]

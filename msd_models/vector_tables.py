@@ -15,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from msd_models.stable_sample import hashed_numbers
+
 Vectors = npt.NDArray[np.float32]
 Flags = npt.NDArray[np.bool_]
 Rows = npt.NDArray[np.int64]
@@ -66,7 +68,7 @@ class VectorTable:
 
     def _noise(self, rows_U: Rows) -> Vectors:
         assert self.noise_seed is not None
-        first_U, second_U = (_hashed(rows_U, self.noise_seed + part) % len(self.vectors_ND) for part in (0, 1))
+        first_U, second_U = (hashed_numbers(rows_U, self.noise_seed + part) % len(self.vectors_ND) for part in (0, 1))
         return (self.vectors_ND[first_U] + self.vectors_ND[second_U]) / np.float32(np.sqrt(2))
 
 
@@ -166,11 +168,3 @@ def _noise_like(table: VectorTable, generator: np.random.Generator) -> VectorTab
     seed = None if table.num_rows <= NOISE_ROWS else int(generator.integers(2**31))
     return replace(table, vectors_ND=pool, noise_seed=seed, deal_N=None)
 
-
-def _hashed(rows_U: Rows, seed: int) -> npt.NDArray[np.uint64]:
-    """splitmix64 of each row number."""
-    with np.errstate(over="ignore"):
-        mixed_U = rows_U.astype(np.uint64) + np.uint64(seed + 1) * np.uint64(0x9E3779B97F4A7C15)
-        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-            mixed_U = (mixed_U ^ (mixed_U >> np.uint64(shift))) * np.uint64(factor)
-        return mixed_U ^ (mixed_U >> np.uint64(31))
