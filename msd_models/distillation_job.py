@@ -5,12 +5,9 @@ Spark on a cluster) only has to call `work` with the folder's path in each: the 
 """
 
 import json
-import os
-import subprocess
-import sys
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +18,13 @@ import torch
 from msd_models.distillation_batches import steps_per_epoch
 from msd_models.distillation_training import Training, train
 from msd_models.language_model import load_causal, quiet_transformers
+from msd_models.process_group import Launch, is_first_process, launch_torchrun, tell_parent
 from msd_models.student_layers import with_adapters
 from pipeline.config import Student
-from pipeline.errors import StageError
-from pipeline.progress import Advance, progress
+from pipeline.progress import progress
 from pipeline.storage import write_atomically, write_shard
 
-Launch = Callable[[Path, int, Advance], None]
-"""Calls `work(job)` in so many processes that form one torch.distributed group, and returns when all have ended."""
-STEP_MARK = "msd-steps "
-KEPT_LINES = 400
+WORKER = "msd_models.distillation_worker"
 
 
 def run_training(
@@ -64,7 +58,7 @@ def run_training(
             return adapted, train(adapted, rows, config, fill, folder, advance)
         job = folder / "job"
         _write_job(job, model, rows, config, fill)
-        (launch or launch_torchrun)(job, config.processes, advance)
+        (launch or partial(launch_torchrun, WORKER, "student"))(job, config.processes, advance)
     training = Training(**json.loads((job / "training.json").read_text(encoding="utf-8")))
     return with_adapters(model, config), training
 
@@ -80,48 +74,9 @@ def work(job: str) -> None:
     for name, weight in model.named_parameters():
         weight.requires_grad_(name not in settings["frozen"])
     rows = pq.read_table(folder / "rows.parquet").to_pylist()
-    is_first = os.environ.get("RANK", "0") == "0"
-
-    def advance(amount: float = 1) -> None:
-        if is_first:
-            sys.stdout.write(f"{STEP_MARK}{amount:g}\n")
-            sys.stdout.flush()
-
-    training = train(with_adapters(model, config), rows, config, settings["fill"], folder.parent, advance)
-    if is_first:
+    training = train(with_adapters(model, config), rows, config, settings["fill"], folder.parent, tell_parent)
+    if is_first_process():
         write_atomically(folder / "training.json", json.dumps(asdict(training)).encode())
-
-
-def launch_torchrun(job: Path, processes: int, advance: Advance) -> None:
-    """Starts the processes on this machine through torchrun, on GPUs where there are any.
-
-    Raises:
-        StageError: a process failed; its last words are kept beside the job.
-    """
-    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes=1", f"--nproc-per-node={processes}"]
-    command += ["--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "-m", "msd_models.distillation_worker", str(job)]
-    environment = {"OMP_NUM_THREADS": "1"} | os.environ
-    last: deque[str] = deque(maxlen=KEPT_LINES)
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=environment
-    ) as process:
-        assert process.stdout is not None
-        try:
-            for line in process.stdout:
-                if line.startswith(STEP_MARK):
-                    advance(float(line.removeprefix(STEP_MARK)))
-                else:
-                    last.append(line)
-        except BaseException:
-            process.terminate()
-            raise
-    if process.returncode:
-        log = job / "failed.log"
-        log.write_text("".join(last), encoding="utf-8")
-        raise StageError(
-            f"student: training in {processes} processes ended with exit code {process.returncode}; their last lines"
-            f" are in {log}; run again to go on from the last checkpoint, or use --set student.processes=1"
-        )
 
 
 def _write_job(job: Path, model: Any, rows: Sequence[Mapping[str, Any]], config: Student, fill: int) -> None:

@@ -1,15 +1,18 @@
-"""The one training loop of every arm: Adam on shuffled batches, stopped by the valid AUC, the best epoch kept.
+"""The one training loop of every arm: shuffled batches, stopped by the valid AUC, the best epoch kept.
 
-There is no loader: the examples are tensors already, and a batch is gathered by row numbers in well under a
-millisecond. The loop reports what share of the time that took.
+A batch is unpacked from records that lie in memory, a pool at a time. The loop reports what share of the time it waits
+for data. With several processes each takes its share of every batch, and DDP averages the gradients.
 """
 
-# Letters: N examples, B of them in a batch.
+# Letters: B examples of a batch, N examples of a split.
 
 import copy
+import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from msd_models.arms import CtrNetwork
-from msd_models.backbones import FieldEmbeddings
 from msd_models.ctr_inputs import Batch, CtrInputs
+from msd_models.embedding_optimiser import optimisers_of
 from msd_models.metrics import auc
+from msd_models.record_files import Records
+from msd_models.training_state import Progress, load_state, save_state
 from pipeline.config import CtrModel
 
 SCORING_ROWS = 8192
@@ -39,53 +44,70 @@ class Fit:
     train_seconds: float
     samples_per_second: float
     wait_share: float
-    """Share of the training time spent gathering batches."""
+    """Share of the training time spent reading and unpacking batches."""
 
 
-def fit(network: CtrNetwork, inputs: CtrInputs, config: CtrModel, seed: int, advance: Callable[[float], None]) -> Fit:
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """The processes that train one network."""
+
+    rank: int = 0
+    size: int = 1
+
+
+ALONE = Group()
+
+
+def fit(
+    network: CtrNetwork,
+    inputs: CtrInputs,
+    config: CtrModel,
+    seed: int,
+    advance: Callable[[float], object],
+    *,
+    checkpoint: Path | None = None,
+    group: Group = ALONE,
+    after_epoch: Callable[[int, float], None] | None = None,
+) -> Fit:
     """Trains in place, and leaves the weights of the epoch with the best valid AUC.
 
     Args:
         network: as built; on the device it is to train on.
         inputs: all examples; test is not touched.
-        config: of the stage.
+        config: of the stage, as the arm has it.
         seed: of shuffling, dropout and masking; the same for all arms, so that they see the same batches.
         advance: is told the rows done.
+        checkpoint: kept every config.checkpoint_seconds, and gone on from where it is there; None keeps none.
+        group: of processes; torch.distributed is set up where there are several.
+        after_epoch: is told the number of epochs done and the valid AUC; may raise to stop the training.
     """
-    torch.manual_seed(seed)
-    optimisers = _optimisers(network, config)
-    train, valid = inputs.split_rows["train"], inputs.split_rows["valid"]
-    valid_click = inputs.click_N[valid].numpy().astype(np.int8)
-    best = copy.deepcopy(network.state_dict())
-    valid_auc: list[float] = []
-    best_epoch, train_seconds, wait_seconds = 0, 0.0, 0.0
-    while len(valid_auc) < config.max_epochs and len(valid_auc) == best_epoch:
-        started = time.perf_counter()
-        wait_seconds += _epoch(network, inputs, train[torch.randperm(len(train))], optimisers, config, advance)
-        train_seconds += time.perf_counter() - started
-        valid_auc.append(auc(valid_click, score(network, inputs, valid)))
-        if valid_auc[-1] > max(valid_auc[:-1], default=-1.0):
-            best_epoch, best = len(valid_auc), copy.deepcopy(network.state_dict())
-    network.load_state_dict(best)
+    training = _Training(network, inputs, config, seed, group, checkpoint)
+    advance(training.progress.rows)
+    while training.goes_on():
+        training.epoch(advance)
+        if after_epoch is not None:
+            after_epoch(training.progress.epoch, training.progress.valid_auc[-1])
+    network.load_state_dict(training.best)
+    done = training.progress
     return Fit(
-        epochs=len(valid_auc),
-        best_epoch=best_epoch,
-        valid_auc=tuple(valid_auc),
-        train_seconds=train_seconds,
-        samples_per_second=len(valid_auc) * len(train) / train_seconds,
-        wait_share=wait_seconds / train_seconds,
+        epochs=done.epoch,
+        best_epoch=done.best_epoch,
+        valid_auc=tuple(done.valid_auc),
+        train_seconds=done.train_seconds,
+        samples_per_second=done.rows / done.train_seconds,
+        wait_share=done.wait_seconds / done.train_seconds,
     )
 
 
 @torch.no_grad()
-def score(network: CtrNetwork, inputs: CtrInputs, rows: Tensor) -> npt.NDArray[np.float32]:
-    """Click probabilities of the named examples."""
+def score(network: CtrNetwork, inputs: CtrInputs, batches: Iterator[Records]) -> npt.NDArray[np.float32]:
+    """Click probabilities of records, in their order."""
     was_training = network.training
     network.eval()
     device = next(network.parameters()).device
-    logits = [network(inputs.batch(part).to(device)) for part in torch.split(rows, SCORING_ROWS)]
+    scores = [torch.sigmoid(network(inputs.batch(records).to(device)).float()).cpu() for records in batches]
     network.train(was_training)
-    return torch.sigmoid(torch.cat(logits)).cpu().numpy()
+    return torch.cat(scores).numpy() if scores else np.zeros(0, dtype=np.float32)
 
 
 def batch_rows(num_train: int, batch_size: int) -> int:
@@ -93,55 +115,154 @@ def batch_rows(num_train: int, batch_size: int) -> int:
     return min(batch_size, max(MIN_BATCH, num_train // MIN_STEPS))
 
 
-def _epoch(
-    network: CtrNetwork,
-    inputs: CtrInputs,
-    shuffled_N: Tensor,
-    optimisers: list[torch.optim.Optimizer],
-    config: CtrModel,
-    advance: Callable[[float], None],
-) -> float:
-    """One pass; returns the seconds spent gathering batches."""
-    network.train()
-    device = next(network.parameters()).device
-    loss_function = nn.BCEWithLogitsLoss()
-    wait_seconds = 0.0
-    for rows_B in torch.split(shuffled_N, batch_rows(len(shuffled_N), config.batch_size)):
-        started = time.perf_counter()
-        batch = inputs.batch(rows_B).to(device)
-        if config.id_dropout:
-            _forget_targets(batch, inputs, config.id_dropout)
-        wait_seconds += time.perf_counter() - started
-        loss = loss_function(network(batch), batch.click_B) + config.weight_decay * _squares(network, batch)
-        for optimiser in optimisers:
+class _Loss(nn.Module):
+    """What DDP wraps: its forward is the loss, so that every gradient is averaged."""
+
+    def __init__(self, network: CtrNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, batch: Batch) -> Tensor:
+        return self.network.loss(batch)
+
+
+class _Training:
+    def __init__(
+        self,
+        network: CtrNetwork,
+        inputs: CtrInputs,
+        config: CtrModel,
+        seed: int,
+        group: Group,
+        checkpoint: Path | None,
+    ) -> None:
+        self.network, self.inputs, self.config, self.seed, self.group = network, inputs, config, seed, group
+        self.device = next(network.parameters()).device
+        self.optimisers = optimisers_of(network, config)
+        self.checkpoint = checkpoint
+        self.progress = Progress()
+        self.best: Mapping[str, Tensor] = copy.deepcopy(network.state_dict())
+        if checkpoint is not None and checkpoint.is_file():
+            self.progress, self.best = load_state(checkpoint, network, self.optimisers)
+        loss: nn.Module = _Loss(network)
+        if group.size > 1:
+            loss = nn.parallel.DistributedDataParallel(loss, find_unused_parameters=True)
+        self.loss = loss
+        self._saved_at = time.monotonic()
+
+    def goes_on(self) -> bool:
+        return self.progress.epoch < self.config.max_epochs and self.progress.epoch == self.progress.best_epoch
+
+    def epoch(self, advance: Callable[[float], object]) -> None:
+        """One pass over train, or what is left of it, and a look at valid."""
+        self.network.train()
+        batches = self._batches()
+        while True:
+            started = time.perf_counter()
+            records = next(batches, None)
+            if records is None:
+                break
+            self._seed_step()
+            batch = self._unpacked(records)
+            self.progress.wait_seconds += time.perf_counter() - started
+            self._step(batch, len(records))
+            self.progress.train_seconds += time.perf_counter() - started
+            advance(len(records))
+            self._keep()
+        self._judge()
+
+    def _batches(self) -> Iterator[Records]:
+        """Batches of the epoch under way that are not done yet."""
+        order = np.random.default_rng([self.seed, self.progress.epoch])
+        train = self.inputs.records["train"]
+        rows = batch_rows(len(train), self.config.batch_size)
+        shuffled = train.shuffled(rows, self.config.pool_rows, order)
+        return itertools.islice(shuffled, self.progress.step, None)
+
+    def _seed_step(self) -> None:
+        """Masks and dropout depend on the step and the process alone, so that a resumed training draws the same."""
+        place = [self.seed, self.progress.epoch, self.progress.step, self.group.rank]
+        torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
+
+    def _unpacked(self, records: Records) -> Batch:
+        own = records[self.group.rank :: self.group.size]
+        return _forgetful(self.inputs.batch(own), self.inputs, self.config).to(self.device)
+
+    def _step(self, batch: Batch, num_rows: int) -> None:
+        with _mixed_precision(self.config, self.device):
+            loss = self.loss(batch)
+        for optimiser in self.optimisers:
             optimiser.zero_grad()
-        loss.backward()
-        for optimiser in optimisers:
+        # DDP averages over processes whose shares may differ by a row.
+        (loss * (len(batch) * self.group.size / num_rows)).backward()
+        for optimiser in self.optimisers:
             optimiser.step()
-        advance(len(rows_B))
-    return wait_seconds
+        self.progress.step += 1
+        self.progress.rows += num_rows
+
+    def _judge(self) -> None:
+        valid = self.inputs.records["valid"]
+        labels = np.concatenate([part["click"] for part in valid.batches(SCORING_ROWS)]).astype(np.int8)
+        value = auc(labels, self._valid_scores())
+        done = self.progress
+        done.epoch, done.step = done.epoch + 1, 0
+        if value > max(done.valid_auc, default=-1.0):
+            done.best_epoch, self.best = done.epoch, copy.deepcopy(self.network.state_dict())
+        done.valid_auc.append(value)
+
+    def _valid_scores(self) -> npt.NDArray[np.float32]:
+        """Of all valid rows, each process scoring every size-th batch."""
+        valid = self.inputs.records["valid"]
+        own = itertools.islice(valid.batches(SCORING_ROWS), self.group.rank, None, self.group.size)
+        scores = score(self.network, self.inputs, own)
+        if self.group.size == 1:
+            return scores
+        return _gathered(scores, len(valid), self.group)
+
+    def _keep(self) -> None:
+        """Writes a checkpoint when it is time; the first process alone, as all hold the same weights."""
+        due = time.monotonic() - self._saved_at >= self.config.checkpoint_seconds
+        if self.checkpoint is None or not due or self.group.rank:
+            return
+        self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        save_state(self.checkpoint, self.network, self.best, self.optimisers, self.progress)
+        self._saved_at = time.monotonic()
 
 
-def _forget_targets(batch: Batch, inputs: CtrInputs, share: float) -> None:
-    """Replaces the target's id by the unknown one in a share of the rows, as a cold item will have it."""
-    position, field = next((number, field) for number, field in enumerate(inputs.fields) if field.name == "item_id")
-    is_forgotten_B = torch.rand(len(batch.codes_BF), device=batch.codes_BF.device) < share
-    batch.codes_BF[:, position].masked_fill_(is_forgotten_B, field.offset)
+def _forgetful(batch: Batch, inputs: CtrInputs, config: CtrModel) -> Batch:
+    """The batch without some target ids and vectors, as a cold item and a miss online will have it."""
+    if config.id_dropout:
+        position, field = next((number, field) for number, field in enumerate(inputs.fields) if field.name == "item_id")
+        is_forgotten_B = torch.rand(len(batch)) < config.id_dropout
+        batch.codes_BF[:, position].masked_fill_(is_forgotten_B, field.offset)
+    if config.vector_dropout:
+        for rows in (batch.item_row_B, batch.user_row_B, batch.context_rows_BQ):
+            rows.masked_fill_(torch.rand(rows.shape) < config.vector_dropout, 0)
+    return batch
 
 
-def _squares(network: CtrNetwork, batch: Batch) -> Tensor:
-    """Mean over the batch of the squared length of the field embeddings it reads."""
-    embeddings = network.backbone.embeddings
-    assert isinstance(embeddings, FieldEmbeddings)
-    return embeddings(batch).square().sum((1, 2)).mean()
+def _mixed_precision(config: CtrModel, device: torch.device) -> AbstractContextManager[object]:
+    if config.amp == "bfloat16" or (config.amp == "auto" and device.type == "cuda"):
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return nullcontext()
 
 
-def _optimisers(network: CtrNetwork, config: CtrModel) -> list[torch.optim.Optimizer]:
-    """Adam; its sparse form for tables whose gradients are sparse."""
-    sparse = [module.weight for module in network.modules() if isinstance(module, nn.Embedding) and module.sparse]
-    known = {id(parameter) for parameter in sparse}
-    dense = [parameter for parameter in network.parameters() if id(parameter) not in known]
-    optimisers: list[torch.optim.Optimizer] = [torch.optim.Adam(dense, lr=config.learning_rate, fused=True)]
-    if sparse:
-        optimisers.append(torch.optim.SparseAdam(sparse, lr=config.learning_rate))
-    return optimisers
+def _gathered(scores: npt.NDArray[np.float32], total: int, group: Group) -> npt.NDArray[np.float32]:
+    """Every process's scores in the order of the rows: batch b was scored by process b modulo size."""
+    import torch.distributed as dist
+
+    starts = range(0, total, SCORING_ROWS)
+    shares = [
+        sum(min(SCORING_ROWS, total - first) for first in starts[rank :: group.size]) for rank in range(group.size)
+    ]
+    padded = torch.zeros(max(shares))
+    padded[: len(scores)] = torch.from_numpy(scores)
+    parts = [torch.zeros_like(padded) for _ in shares]
+    dist.all_gather(parts, padded)
+    whole = np.zeros(total, dtype=np.float32)
+    taken = [0] * group.size
+    for number, first in enumerate(starts):
+        rank, rows = number % group.size, min(SCORING_ROWS, total - first)
+        whole[first : first + rows] = parts[rank][taken[rank] : taken[rank] + rows]
+        taken[rank] += rows
+    return whole

@@ -13,13 +13,14 @@ from typing import Any
 
 from msd_models.augmentation import augment
 from msd_models.checkpoint_choice import Judge, check_choice, choose_epoch, exportable
-from msd_models.distillation_job import Launch, run_training
+from msd_models.distillation_job import run_training
 from msd_models.distillation_rows import Row, Split, drawn_rows, split_rows, training_rows
 from msd_models.downstream_gain import Downstream, read_downstream
 from msd_models.gold import gold_for
 from msd_models.language_model import cpu_threads, resolve_dtype
 from msd_models.phrase_threshold import choose_threshold
 from msd_models.phrase_writing import write_phrases
+from msd_models.process_group import Launch
 from msd_models.sentence_encoder import SentenceEncoder
 from msd_models.student_export import export_model, write_card
 from msd_models.student_gold import GoldPair, against_gold, find_gold
