@@ -1,12 +1,15 @@
-"""Intervals of AUC and of AUC differences: users are drawn with replacement, every run judged on the same draw.
+"""Intervals of AUC and of AUC differences: users and training seeds are drawn with replacement, for every arm alike.
 
 The impressions of one user depend on each other, so the user is what is drawn (a cluster bootstrap). A draw is a count
 per user, and the AUC of the drawn rows is a weighted AUC over ranks that never change: each run is sorted once, and a
-round costs one gather and one cumulative sum instead of a sort (`benchmarks/metrics_auc.py`). Intervals are
-percentile intervals: they cover who happens to be in the test rows, not the spread between training seeds.
+round costs one gather and one cumulative sum instead of a sort (`benchmarks/metrics_auc.py`).
+
+Another seed would have trained another model, often by as much as the gain in question. So each round also draws seeds,
+the same ones for every arm. Of S seeds it draws S − 1: S would make the spread of their mean too small by (S − 1) / S,
+a third at three seeds. Intervals are percentile intervals.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,8 +66,57 @@ def rank_run(labels: Labels, scores: Floats, users: Codes) -> RankedRun:
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Resampled:
+    """AUCs of arms as measured and in every round, over S seeds; rounds R are the same for all arms."""
+
+    measured: Mapping[str, Floats]
+    """Arm → [S] on the undisturbed rows."""
+    drawn: Mapping[str, Floats]
+    """Arm → [R, S] on the drawn users."""
+    seed_shares: Floats
+    """[R, S]: how much each seed counts in a round; rows sum to 1."""
+
+    def mean(self, arm: str) -> float:
+        """AUC of an arm: the mean over its seeds."""
+        return float(self.measured[arm].mean())
+
+    def rounds(self, arm: str, *, with_seeds: bool = True) -> Floats:
+        """AUC of an arm in each round, over the round's seeds, or over all of them without drawing seeds."""
+        if not with_seeds:
+            return self.drawn[arm].mean(axis=1)
+        return (self.drawn[arm] * self.seed_shares).sum(axis=1)
+
+    def interval(self, arm: str) -> list[float]:
+        """[low, high] of the AUC."""
+        return list(interval(self.rounds(arm)))
+
+    def difference(self, arm: str, other: str, *, with_seeds: bool = True) -> list[float]:
+        """[low, measured, high] of the paired difference arm − other."""
+        low, high = interval(self.rounds(arm, with_seeds=with_seeds) - self.rounds(other, with_seeds=with_seeds))
+        return [low, self.mean(arm) - self.mean(other), high]
+
+    def share_of_gap(self, arm: str, low_arm: str, high_arm: str) -> list[float]:
+        """[low, measured, high] of (arm − low_arm) / (high_arm − low_arm); means little where the gap may be 0."""
+        base = self.rounds(low_arm)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            shares = (self.rounds(arm) - base) / (self.rounds(high_arm) - base)
+        measured = (self.mean(arm) - self.mean(low_arm)) / (self.mean(high_arm) - self.mean(low_arm))
+        low, high = interval(shares)
+        return [low, measured, high]
+
+
+def draw_seeds(num_seeds: int, *, rounds: int, seed: int) -> Floats:
+    """[rounds, num_seeds]: shares of each training seed in a round; a single seed stands for itself."""
+    if num_seeds == 1:
+        return np.ones((rounds, 1))
+    drawn = np.random.default_rng([seed, num_seeds]).integers(0, num_seeds, size=(rounds, num_seeds - 1))
+    counts = (drawn[:, :, None] == np.arange(num_seeds)).sum(axis=1)
+    return counts / (num_seeds - 1)
+
+
 def bootstrap_aucs(
-    labels: Labels, users: Codes, runs: Sequence[Floats], *, rounds: int, seed: int
+    labels: Labels, users: Codes, runs: Sequence[Floats], *, rounds: int, seed: int, num_users: int | None = None
 ) -> npt.NDArray[np.float64]:
     """AUC of every run under every resample of the users.
 
@@ -74,12 +126,15 @@ def bootstrap_aucs(
         runs: scores [N] of each run.
         rounds: resamples.
         seed: of the resamples.
+        num_users: U; None takes it from the codes. A slice of the rows names it, so that it sees the users that the
+            whole sees in the same round.
 
     Returns:
         [rounds, runs]; runs of one round saw the same users. A round that drew one class only is NaN throughout.
     """
     ranked = [rank_run(labels, scores, users) for scores in runs]
-    num_users = int(users.max()) + 1 if len(users) else 0
+    if num_users is None:
+        num_users = int(users.max()) + 1 if len(users) else 0
     generator = np.random.default_rng(seed)
     aucs = np.full((rounds, len(runs)), np.nan)
     for number in track(range(rounds), "bootstrap", rounds, unit="rounds"):

@@ -1,27 +1,28 @@
 """The arms side by side: every metric, its interval, and the paired difference to what it must be compared with.
 
-A metric of an arm is the mean over its seeds. Intervals come from `bootstrap`: every arm and seed is judged on the same
-resamples of the test users, and a difference is the mean over seeds of the differences within a resample. The middle of
-`[lo, mean, hi]` is the difference on the undisturbed test rows, so it is exactly the difference of the AUC column.
+A metric of an arm is the mean over its seeds. Intervals come from `bootstrap`: every arm is judged on the same
+resamples of the test users and of the seeds, and a difference is taken within a resample. Of `[lo, mean, hi]` the
+middle is the difference on the undisturbed test rows, so it is exactly the difference of the AUC column. Beside it
+stand the interval over users alone and DeLong's, which needs no resampling: both are about users, so they must nearly
+agree.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
 import numpy as np
 
 from msd_models import metrics
-from msd_models.bootstrap import bootstrap_aucs, interval
-from msd_models.metrics import Codes, Floats, Labels
+from msd_models.bootstrap import Resampled, bootstrap_aucs, draw_seeds
+from msd_models.delong import paired_interval, placements
+from msd_models.metrics import Floats, Labels
 from msd_models.scores import ScoredRows
 
 BASE_ARM = "deepfm"
 """RelaImpr is measured against it, as in the papers."""
-TABULAR_ARMS = ("deepfm", "din", "dcnv2")
-PLACEBO_ARMS = ("random_vectors", "shuffled_vectors", "raw_text")
-EXPOSURE_EDGES = (0, 1, 5, 20, 100, 500)
-"""Lower ends of the exposure buckets: items never shown in the training window, shown 1 to 4 times, and so on."""
+PLACEBO_VECTORS = ("random", "shuffled", "raw_text")
+"""Vectors that hold nothing of a teacher's knowledge, or hold it for the wrong entity."""
 RELIABILITY_BINS = 10
 
 
@@ -29,76 +30,115 @@ class ArmKind(StrEnum):
     """What an arm is in the comparison."""
 
     TABULAR = "tabular"
+    """Reads no vectors."""
     PLACEBO = "placebo"
+    """Reads vectors without a teacher's knowledge."""
     SEMANTIC = "semantic"
+    """Reads vectors with it."""
+    DISTILLED = "distilled"
+    """Reads no vectors and learns from an arm that does (ELEC)."""
 
 
-def kind_of(arm: str) -> ArmKind:
-    """Tabular arms read no vectors, placebos read vectors without a teacher's knowledge, all others are semantic."""
-    if arm in TABULAR_ARMS:
+def kind_of(run: Mapping[str, Any]) -> ArmKind:
+    """What an arm is, by what training wrote of one of its runs."""
+    if run["learns_from"]:
+        return ArmKind.DISTILLED
+    if run["module"] == "none":
         return ArmKind.TABULAR
-    return ArmKind.PLACEBO if arm in PLACEBO_ARMS else ArmKind.SEMANTIC
+    return ArmKind.PLACEBO if run["vectors"] in PLACEBO_VECTORS else ArmKind.SEMANTIC
+
+
+def kinds_of(rows: ScoredRows) -> dict[str, ArmKind]:
+    """Arm → what it is."""
+    return {arm: kind_of(runs[0]) for arm, runs in rows.runs.items()}
 
 
 def compare_arms(rows: ScoredRows, *, rounds: int, seed: int) -> list[dict[str, Any]]:
     """One entry per arm, as report.json holds it under `arms`."""
     arms = list(rows.scores)
-    runs = [scores for arm in arms for scores in rows.scores[arm]]
-    sampled = bootstrap_aucs(rows.labels, rows.users, runs, rounds=rounds, seed=seed)
-    by_arm = dict(zip(arms, sampled.reshape(rounds, len(arms), len(rows.seeds)).mean(axis=2).T, strict=True))
-    aucs = {arm: [metrics.auc(rows.labels, scores) for scores in rows.scores[arm]] for arm in arms}
-    means = {arm: float(np.mean(values)) for arm, values in aucs.items()}
-    return [
-        {
+    kinds = kinds_of(rows)
+    resampled = resample(rows, arms, rounds=rounds, seed=seed)
+    base = resampled.mean(BASE_ARM) if BASE_ARM in arms else None
+    placed = {arm: placements(rows.labels, list(rows.scores[arm])) for arm in arms}
+
+    def delong(arm: str, other: str) -> list[float]:
+        return paired_interval(placed[arm], placed[other], rows.labels, rows.users)
+
+    entries = []
+    for arm in arms:
+        others = opponents(arm, kinds, rows.runs[arm][0])
+        entry = {
             "name": arm,
-            "kind": str(kind_of(arm)),
-            "auc": means[arm],
-            "auc_ci": list(interval(by_arm[arm])),
-            "auc_by_seed": aucs[arm],
+            "kind": str(kinds[arm]),
+            "auc": resampled.mean(arm),
+            "auc_ci": resampled.interval(arm),
+            "auc_by_seed": resampled.measured[arm].tolist(),
             **_point_metrics(rows, arm),
-            "rela_impr": metrics.rela_impr(means[arm], means[BASE_ARM]) if BASE_ARM in means else None,
-            "delta_auc_vs": {
-                other: _difference(by_arm, means, arm, other) for other in _compared_with(arm) if other in by_arm
-            },
+            "rela_impr": None if base is None else metrics.rela_impr(resampled.mean(arm), base),
+            "delta_auc_vs": {other: resampled.difference(arm, other) for other in others},
+            "delta_auc_users_vs": {other: resampled.difference(arm, other, with_seeds=False) for other in others},
+            "delta_auc_delong_vs": {other: delong(arm, other) for other in others},
             **_training_facts(rows.runs[arm]),
         }
-        for arm in arms
-    ]
+        if kinds[arm] is ArmKind.DISTILLED:
+            entry["gap_recovered"] = gap_recovered(rows, kinds, resampled, arm)
+        entries.append(entry)
+    return entries
 
 
-def exposure_buckets(rows: ScoredRows, exposures: Mapping[str, int]) -> list[dict[str, Any]]:
-    """AUC of each arm on the test rows of items shown rarely or often in the training window.
+def resample(
+    rows: ScoredRows, arms: Sequence[str], *, rounds: int, seed: int, inside: Floats | None = None
+) -> Resampled:
+    """The arms' AUCs as measured and under resamples of users and seeds.
 
     Args:
         rows: the test rows.
-        exposures: of each item in the training window; an item without an entry was never shown.
+        arms: of the rows.
+        rounds: resamples.
+        seed: of the resamples.
+        inside: [N] True for the rows that count; None counts all. The users drawn are those of the whole either way.
+    """
+    chosen = slice(None) if inside is None else inside
+    labels, users = rows.labels[chosen], rows.users[chosen]
+    runs = [scores[chosen] for arm in arms for scores in rows.scores[arm]]
+    drawn = bootstrap_aucs(labels, users, runs, rounds=rounds, seed=seed, num_users=rows.num_users)
+    drawn = drawn.reshape(rounds, len(arms), len(rows.seeds))
+    measured = np.array([metrics.auc(labels, run) for run in runs]).reshape(len(arms), len(rows.seeds))
+    return Resampled(
+        measured=dict(zip(arms, measured, strict=True)),
+        drawn={arm: drawn[:, number] for number, arm in enumerate(arms)},
+        seed_shares=draw_seeds(len(rows.seeds), rounds=rounds, seed=seed),
+    )
+
+
+def opponents(arm: str, kinds: Mapping[str, ArmKind], run: Mapping[str, Any]) -> list[str]:
+    """Whom an arm is compared with: tabular arms; unless it is one, placebos too; and the arm it learns from."""
+    wanted = {ArmKind.TABULAR} if kinds[arm] is ArmKind.TABULAR else {ArmKind.TABULAR, ArmKind.PLACEBO}
+    return [other for other, kind in kinds.items() if other != arm and (kind in wanted or other == run["learns_from"])]
+
+
+def gap_recovered(
+    rows: ScoredRows, kinds: Mapping[str, ArmKind], resampled: Resampled, arm: str
+) -> dict[str, Any] | None:
+    """How much of the gain network's lead over the same backbone the vanilla network keeps without reading a vector.
 
     Returns:
-        One entry per bucket that holds rows, coldest first; an AUC is None where the bucket holds one class only.
+        `base`, `gain`, `lead` as [lo, mean, hi] of gain − base, and `share` as [lo, mean, hi] of
+        (arm − base) / (gain − base), None where the lead's interval holds zero: of nothing, no share can be taken.
+        None altogether where the backbone's own arm or the gain network was not trained beside it.
     """
-    counts = np.array([exposures.get(item, 0) for item in rows.item_ids.to_pylist()])
-    members = np.searchsorted(EXPOSURE_EDGES, counts, side="right") - 1
-    items = np.array(rows.item_ids.dictionary_encode().indices)
-    buckets = []
-    for number, low in enumerate(EXPOSURE_EDGES):
-        inside = members == number
-        if not inside.any():
-            continue
-        high = EXPOSURE_EDGES[number + 1] - 1 if number + 1 < len(EXPOSURE_EDGES) else None
-        labels = rows.labels[inside]
-        buckets.append(
-            {
-                "exposures": [low, high],
-                "rows": int(inside.sum()),
-                "clicks": int(labels.sum()),
-                "items": len(np.unique(items[inside])),
-                "auc": {
-                    arm: float(np.mean([metrics.auc(labels, run[inside]) for run in scores]))
-                    for arm, scores in rows.scores.items()
-                },
-            }
-        )
-    return buckets
+    run = rows.runs[arm][0]
+    gain = run["learns_from"]
+    same = [
+        other
+        for other, kind in kinds.items()
+        if kind is ArmKind.TABULAR and rows.runs[other][0]["backbone"] == run["backbone"]
+    ]
+    if not same or gain not in kinds:
+        return None
+    lead = resampled.difference(gain, same[0])
+    share = resampled.share_of_gap(arm, same[0], gain) if lead[0] > 0 else None
+    return {"base": same[0], "gain": gain, "lead": lead, "share": share}
 
 
 def reliability_curves(rows: ScoredRows) -> dict[str, dict[str, list[float]]]:
@@ -115,7 +155,7 @@ def _point_metrics(rows: ScoredRows, arm: str) -> dict[str, Any]:
     def over_seeds(metric: Callable[[Labels, Floats], float]) -> float:
         return float(np.mean([metric(rows.labels, scores) for scores in rows.scores[arm]]))
 
-    grouped = [_grouped(rows.labels, scores, rows.users) for scores in rows.scores[arm]]
+    grouped = [metrics.grouped_auc(rows.labels, scores, rows.users) for scores in rows.scores[arm]]
     return {
         "gauc_impression": float(np.mean([one.by_impression for one in grouped])),
         "gauc_user": float(np.mean([one.by_user for one in grouped])),
@@ -125,20 +165,6 @@ def _point_metrics(rows: ScoredRows, arm: str) -> dict[str, Any]:
         "pcoc": over_seeds(metrics.pcoc),
         "ece": over_seeds(metrics.ece),
     }
-
-
-def _grouped(labels: Labels, scores: Floats, users: Codes) -> metrics.GroupedAuc:
-    return metrics.grouped_auc(labels, scores, users)
-
-
-def _compared_with(arm: str) -> tuple[str, ...]:
-    others = TABULAR_ARMS if kind_of(arm) is ArmKind.TABULAR else TABULAR_ARMS + PLACEBO_ARMS
-    return tuple(other for other in others if other != arm)
-
-
-def _difference(by_arm: Mapping[str, Floats], means: Mapping[str, float], arm: str, other: str) -> list[float]:
-    low, high = interval(by_arm[arm] - by_arm[other])
-    return [low, means[arm] - means[other], high]
 
 
 def _training_facts(runs: list[dict[str, Any]]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The report: report.json and one self-contained report.html from the scores of all arms and every stage's manifest.
 
-Everything measured comes from `comparison`, every claim from `verdict`; this module gathers, and `report_template/`
-lays out. A number that a stage did not give is left out, never guessed.
+Everything measured comes from `comparison` and `slices`, every claim from `verdict`; this module gathers, and
+`report_page` lays out. A number that a stage did not give is left out, never guessed.
 """
 
 import hashlib
@@ -14,9 +14,12 @@ from typing import Any
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from msd_models import charts, quality_charts
-from msd_models.comparison import compare_arms, exposure_buckets, reliability_curves
+from msd_models.bootstrap import CONFIDENCE
+from msd_models.comparison import compare_arms, reliability_curves
+from msd_models.leaks import Leaks, read_leaks
+from msd_models.report_page import render
 from msd_models.scores import ScoredRows, read_scores
+from msd_models.slices import cold_items, exposure_buckets, slices
 from msd_models.verdict import judge, sentences
 from pipeline.config import Report
 from pipeline.errors import ConfigError, StageError
@@ -48,7 +51,17 @@ DISTILLATION_FACTS = (
     "choose_by",
     "chosen_epoch",
 )
-EMBEDDING_STAGES = ("item_vectors", "user_vectors", "item_text_vectors", "user_text_vectors")
+EMBEDDING_STAGES = (
+    "item_vectors",
+    "user_vectors",
+    "context_vectors",
+    "item_text_vectors",
+    "user_text_vectors",
+    "context_text_vectors",
+    "tuned_item_vectors",
+    "tuned_user_vectors",
+    "tuned_context_vectors",
+)
 
 
 def write_report(config: Report, folder: Path, **datasets: Dataset) -> Outcome:
@@ -81,41 +94,9 @@ def write_report(config: Report, folder: Path, **datasets: Dataset) -> Outcome:
     return Outcome(rows_in=len(rows.labels), rows_ok=len(rows.labels), details={"claims": found})
 
 
-def render(report: Mapping[str, Any], examples: list[dict[str, Any]]) -> str:
-    """The page: no script, no font, no image from elsewhere; every text from the catalogue is escaped."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).with_name("report_template")),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        number=_number, signed=_signed, whole=_whole, percent=_percent, duration=_duration, bucket=_bucket
-    )
-    kinds = {arm["name"]: arm["kind"] for arm in report["arms"]}
-    quality = report["teacher"]["quality"]
-    return environment.get_template("report.html.jinja").render(
-        report=report,
-        examples=examples,
-        kinds=kinds,
-        forest=charts.forest(report["arms"]),
-        reliability=charts.reliability(report["reliability"], kinds),
-        exposure=charts.exposure(report["exposure"], kinds),
-        sweep=quality_charts.sweep(quality["tau"]),
-        probe_chart=quality_charts.redundancy(quality["redundancy"]),
-        bars={level: quality_charts.coverage(told["strata"]) for level, told in quality["coverage"]["levels"].items()},
-    )
-
-
 def _gather(config: Report, rows: ScoredRows, datasets: Mapping[str, Dataset]) -> dict[str, Any]:
     manifests = {name: _manifest(dataset) for name, dataset in datasets.items()}
     trained = manifests["ctr_model"]["details"]
-    arms = compare_arms(rows, rounds=config.bootstrap_rounds, seed=config.seed)
-    claims = judge(arms)
-    exposures = datasets["item_stats"].table(["item_id", "exposures"]).to_pydict()
     return {
         "source": manifests["ctr_model"].get("source"),
         # Of the newest dataset reported on: a stage has no clock, so the same inputs give the same report.
@@ -124,13 +105,9 @@ def _gather(config: Report, rows: ScoredRows, datasets: Mapping[str, Dataset]) -
         "split": {**trained.get("split", {}), "digest": trained.get("split_digest")},
         "test": {"rows": len(rows.labels), "clicks": int(rows.labels.sum()), "users": rows.num_users},
         "seeds": list(rows.seeds),
-        "bootstrap": {"rounds": config.bootstrap_rounds, "seed": config.seed, "resampled": "users", "confidence": 0.95},
-        "verdict": sentences(claims),
-        "claims": [{"arm": claim.arm, "finding": str(claim.finding)} for claim in claims],
-        "arms": arms,
-        "exposure": exposure_buckets(rows, dict(zip(exposures["item_id"], exposures["exposures"], strict=True))),
-        "reliability": reliability_curves(rows),
+        **_comparison(config, rows, read_leaks(datasets["audit"], datasets["examples"])),
         "distillation": _picked(manifests["student"]["details"], DISTILLATION_FACTS),
+        "tuning": {**manifests["tuned_student"]["details"], **_work(manifests["tuned_student"])},
         "teacher": {
             **_teacher(datasets["teacher_outputs"], manifests["teacher_outputs"]),
             "quality": json.loads((datasets["teacher_quality"].folder / "quality.json").read_text(encoding="utf-8")),
@@ -141,6 +118,25 @@ def _gather(config: Report, rows: ScoredRows, datasets: Mapping[str, Dataset]) -
             for name in ("item_features", "user_features")
         },
         "stages": [{"name": name, **_counts(manifest)} for name, manifest in manifests.items()],
+    }
+
+
+def _comparison(config: Report, rows: ScoredRows, leaks: Leaks) -> dict[str, Any]:
+    """What was measured on the test rows, and what may be said of it."""
+    rounds, seed = config.bootstrap_rounds, config.seed
+    arms = compare_arms(rows, rounds=rounds, seed=seed)
+    claims = judge(arms, leaks)
+    drawn = "users and seeds" if len(rows.seeds) > 1 else "users"
+    return {
+        "bootstrap": {"rounds": rounds, "seed": seed, "resampled": drawn, "confidence": CONFIDENCE},
+        "audit": {"checked": leaks.checked, "leaks": leaks.counts, "first": leaks.first, "sentence": leaks.sentence()},
+        "verdict": sentences(claims, leaks),
+        "claims": [{"arm": claim.arm, "finding": str(claim.finding)} for claim in claims],
+        "arms": arms,
+        "cold": cold_items(rows, rounds=rounds, seed=seed),
+        "exposure": exposure_buckets(rows),
+        "slices": slices(rows, rounds=rounds, seed=seed),
+        "reliability": reliability_curves(rows),
     }
 
 
@@ -221,35 +217,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _number(value: float | None, digits: int = 4) -> str:
-    return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")
-
-
-def _signed(value: float | None, digits: int = 4) -> str:
-    return "–" if value is None else f"{value:+.{digits}f}".replace("-", "−")
-
-
-def _whole(value: float | None) -> str:
-    return "–" if value is None else f"{value:,.0f}"
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{value:.0%}".replace("-0%", "0%").replace("-", "−")
-
-
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return "–"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def _bucket(ends: list[int | None]) -> str:
-    low, high = ends
-    if low == high:
-        return str(low)
-    return f"{low}+" if high is None else f"{low}–{high}"

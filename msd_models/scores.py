@@ -1,7 +1,7 @@
 """The test scores of every arm and seed, side by side on the same rows: what the report judges.
 
-Reads `predictions/<arm>-<seed>.parquet` and `runs/<arm>-<seed>.json` of the ctr_model dataset. All runs must have
-scored the same test events, or a paired comparison would compare different questions.
+Reads `predictions/<arm>-<seed>.parquet`, `runs/<arm>-<seed>.json` and `rows.parquet` of the ctr_model dataset. All runs
+must have scored the same test events, or a paired comparison would compare different questions.
 """
 
 import json
@@ -22,6 +22,7 @@ from pipeline.storage import Dataset
 
 COMPARED = ("event_id", "is_click")
 IDENTITY = ("event_id", "user_id", "item_id", "is_click")
+FACTS = ("event_id", "category", "item_exposures", "history_length", "has_item_vector", "has_user_vector")
 NEXT_STEP = "delete the folder of that ctr_model and run: msd run ctr_model"
 
 
@@ -39,6 +40,8 @@ class ScoredRows:
     """Arm → [S, N], in the order of `seeds`."""
     runs: Mapping[str, list[dict[str, Any]]]
     """Arm → what training wrote of each seed."""
+    facts: pa.Table
+    """What a model knew of each row: the columns FACTS, in event order."""
 
     @property
     def num_users(self) -> int:
@@ -69,6 +72,7 @@ def read_scores(ctr_model: Dataset) -> ScoredRows:
             arm: np.stack([_scores_of(ctr_model.folder, f"{arm}-{seed}", first) for seed in seeds]) for arm in arms
         },
         runs={arm: [_read_run(ctr_model.folder, f"{arm}-{seed}") for seed in seeds] for arm in arms},
+        facts=_read_facts(ctr_model.folder, first.column("event_id")),
     )
 
 
@@ -103,6 +107,17 @@ def _read_run(folder: Path, run: str) -> dict[str, Any]:
     if not path.is_file():
         raise StageError(f"report: ctr_model lacks runs/{run}.json; {NEXT_STEP}")
     facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return facts
+
+
+def _read_facts(folder: Path, event_ids: pa.ChunkedArray) -> pa.Table:
+    path = folder / "rows.parquet"
+    if not path.is_file():
+        raise StageError(f"report: ctr_model lacks rows.parquet; {NEXT_STEP}")
+    facts = pq.read_table(path, columns=list(FACTS), filters=[("split", "==", "test")], partitioning=None)
+    facts = facts.sort_by("event_id").combine_chunks()
+    if not facts.column("event_id").equals(event_ids):
+        raise StageError(f"report: rows.parquet of ctr_model tells of other test events than were scored; {NEXT_STEP}")
     return facts
 
 

@@ -23,6 +23,9 @@ SEEDS = (1, 2)
 STRENGTH = {
     "deepfm": 0.5, "din": 0.55, "random_vectors": 0.55, "shuffled_vectors": 0.55, "raw_text": 0.6, "msd_frozen": 1.6,
 }  # fmt: skip
+FINDINGS = {"audit": (0, {}), "examples": (70, {})}
+PLACEBOS = {"random_vectors": "random", "shuffled_vectors": "shuffled", "raw_text": "raw_text"}
+EXPOSURES = [0, 0, 3, 4, 7, 18, 30, 60, 120, 700]
 NASTY = "<script>alert('x')</script> ﷽ \u202egnp.exe 🦑 & \"quoted\""
 
 
@@ -41,8 +44,10 @@ def made_up_datasets(root, strength=STRENGTH, num_users=60, rows_per_user=15, vo
             write_shard(dataset.folder / "part-00000.parquet", teacher_rows(vocabulary))
         elif name == "teacher_quality":
             write_quality(dataset.folder, vocabulary)
-        elif name == "item_stats":
-            write_shard(dataset.folder / "part-00000.parquet", item_stats())
+        elif name in ("audit", "examples"):
+            write_shard(dataset.folder / "part-00000.parquet", some_rows(BY_NAME[name].schema, *FINDINGS[name]))
+        elif name == "tuned_student":
+            details = {"steps": 120, "valid_auc_before": 0.5, "valid_auc_after": 0.75}
         commit(dataset, replace(outcome, details=details), {"source": "made up", "seconds": 12.5,
                                                             "created_at": "2026-01-02T03:04:05+00:00"})  # fmt: skip
     return datasets
@@ -68,10 +73,31 @@ def write_runs(folder, strength, num_users, rows_per_user):
             scores = (1 / (1 + np.exp(-np.clip(weight * truth + noise, -50, 50)))).astype(np.float32)
             pq.write_table(pa.table({**columns, "score": scores}), folder / "predictions" / f"{arm}-{seed}.parquet")
             facts = {"arm": arm, "seed": seed, "params": 1234, "train_seconds": 2.0 * seed, "samples_per_second": 5e4,
-                     "epochs": 3, "best_epoch": 2, "valid_auc": [0.6, 0.7, 0.69]}  # fmt: skip
+                     "epochs": 3, "best_epoch": 2, "valid_auc": [0.6, 0.7, 0.69], **what_it_is(arm)}  # fmt: skip
             (folder / "runs" / f"{arm}-{seed}.json").write_text(json.dumps(facts))
+    items = np.arange(num_rows) % 40
+    facts = {
+        "category": [f"c{item % 3} {NASTY}" for item in items],
+        "item_exposures": pa.array([EXPOSURES[item % 10] for item in items], pa.int64()),
+        "history_length": pa.array(items % 21, pa.int64()),
+        "has_item_vector": items % 9 > 0,
+        "has_user_vector": items % 7 > 0,
+    }
+    pq.write_table(
+        pa.table({"event_id": columns["event_id"], "split": columns["split"], **facts}), folder / "rows.parquet"
+    )
     split = {"train": 8000, "valid": num_rows // 3, "test": num_rows - num_rows // 3}
     return {"arms": list(strength), "seeds": list(SEEDS), "space_id": "abc123", "split": split, "split_digest": "d1g"}
+
+
+def what_it_is(arm):
+    is_tabular = arm in ("deepfm", "din", "dcnv2", "mlp", "elec_vanilla")
+    return {
+        "backbone": arm if arm in ("deepfm", "dcnv2", "mlp") else "din",
+        "module": "none" if is_tabular else "msd",
+        "vectors": None if is_tabular else PLACEBOS.get(arm, "student"),
+        "learns_from": "elec_gain" if arm == "elec_vanilla" else "",
+    }
 
 
 def write_holdout(folder, vocabulary):
@@ -103,13 +129,11 @@ def write_quality(folder, vocabulary):
     (folder / "quality.json").write_text(json.dumps(facts), encoding="utf-8")
 
 
-def item_stats():
-    exposures = [0, 0, 3, 4, 7, 18, 30, 60, 120, 700] * 4
-    columns = {name: [1] * 40 for name in schemas.ITEM_STATS.names}
-    columns |= {"item_id": [f"i{number}" for number in range(40)], "exposures": exposures}
-    return pa.table(
-        [pa.array(columns[field.name]).cast(field.type) for field in schemas.ITEM_STATS], schema=schemas.ITEM_STATS
-    )
+def some_rows(schema, count, change):
+    """So many rows of a schema, all alike but for their event."""
+    row = {f.name: 0 if pa.types.is_integer(f.type) else [] if pa.types.is_map(f.type) else "x" for f in schema}
+    row |= {f.name: 0 for f in schema if pa.types.is_timestamp(f.type)}
+    return pa.Table.from_pylist([{**row, "event_id": number, **change} for number in range(count)], schema=schema)
 
 
 @pytest.fixture(scope="module")
