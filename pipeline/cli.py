@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline import curve, doctor, gold_cli, job, results, runner, view
+from pipeline import audit, curve, doctor, gold_cli, job, results, runner, view
 from pipeline.call import DebugOption, PresetOption, SetOption, SourceOption, WorkOption, plan_of
 from pipeline.errors import MsdError, UsageError
 from pipeline.progress import note
@@ -118,6 +118,22 @@ def curve_(
     chosen = curve.parse_shares(shares)
     for line in curve.trace(plan_of(work, source, preset, set_, remember=False), chosen, augmented=augmented):
         typer.echo(line)
+
+
+@app.command(name="audit")
+def audit_(
+    source: SourceOption = None,
+    preset: PresetOption = None,
+    set_: SetOption = None,
+    work: WorkOption = Path("work"),
+    debug: DebugOption = False,
+) -> None:
+    """Names the examples whose prompt, vector, counts or history know their future; exit code 1 where there is one."""
+    plan = plan_of(work, source, preset, set_, remember=False)
+    findings = audit.examine(plan)
+    for line in audit.lines(findings):
+        typer.echo(line)
+    audit.check(plan, findings)
 
 
 @app.command(name="list")

@@ -7,10 +7,12 @@ killed leaves a folder without a manifest, which the next run empties first.
 import importlib
 import inspect
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
@@ -21,7 +23,7 @@ from pipeline.errors import StageError
 from pipeline.job import Job
 from pipeline.rejects import check_rejected_share, reasons_told
 from pipeline.schemas import REJECTED
-from pipeline.storage import Dataset, Outcome
+from pipeline.storage import Dataset, Outcome, conform
 from spark_jobs.session import session, spark_schema
 from spark_jobs.tables import Made, held
 
@@ -36,14 +38,37 @@ def execute(job: Job) -> Outcome:
         SourceError: a file of the source cannot be read as the source says.
         ServiceError: Java is absent or does not start.
     """
+    with _spark_for(job) as spark:
+        _empty(job.output.folder)
+        return _write(job, call_maker(job, spark))
+
+
+def look(job: Job) -> tuple[pa.Table, dict[str, Any]]:
+    """A table as its maker would make it of the inputs as they are now, and the details; writes nothing.
+
+    For tables that fit in memory.
+
+    Raises:
+        StageError: Spark failed.
+        ServiceError: Java is absent or does not start.
+    """
+    assert job.stage.schema is not None
+    with _spark_for(job) as spark:
+        made = call_maker(job, spark)
+        rows = made.rows.select(*job.stage.schema.names).orderBy(*made.order)
+        return conform(rows.toArrow(), job.stage.schema), dict(made.details)
+
+
+@contextmanager
+def _spark_for(job: Job) -> Iterator[SparkSession]:
+    """The session under the stage's settings; says in one sentence what failed, and lets go of what was held."""
     spark = session()
     partitions = getattr(job.config, "spark_partitions", 0)
     before = str(spark.conf.get("spark.sql.shuffle.partitions"))
     if partitions:
         spark.conf.set("spark.sql.shuffle.partitions", partitions)
     try:
-        _empty(job.output.folder)
-        return _write(job, _make(job, spark))
+        yield spark
     except (PySparkException, Py4JJavaError) as error:
         raise StageError(
             f"{job.stage.name}: Spark failed: {_cause(error)}; the same command with --debug shows where"
@@ -61,10 +86,16 @@ def read_dataset(spark: SparkSession, dataset: Dataset) -> DataFrame:
     return spark.read.schema(schema).parquet(*paths) if paths else spark.createDataFrame([], schema)
 
 
-def _make(job: Job, spark: SparkSession) -> Made:
+def call_maker(job: Job, spark: SparkSession) -> Made:
+    """What the stage's maker says, of committed inputs.
+
+    A maker takes its inputs as DataFrames by name, and by these names what else it needs: `spark`, `config`, `source`,
+    and `input_settings`: of each input the settings it was made under.
+    """
     module, _, function = job.stage.maker.partition(":")
     maker: Callable[..., Made] = getattr(importlib.import_module(module), function)
     known: dict[str, Any] = {"spark": spark, "config": job.config, "source": job.source}
+    known["input_settings"] = {name: (dataset.manifest or {}).get("settings") for name, dataset in job.inputs.items()}
     arguments = {
         name: known[name] if name in known else read_dataset(spark, job.inputs[name])
         for name in inspect.signature(maker).parameters
