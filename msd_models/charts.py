@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 FOREST_BASE = "din"
-FOREST_WIDTH, FOREST_LEFT, FOREST_RIGHT, ROW_HEIGHT, AXIS_HEIGHT = 760, 160, 190, 30, 46
+FOREST_WIDTH, FOREST_LEFT, FOREST_RIGHT, ROW_HEIGHT, AXIS_HEIGHT = 760, 160, 190, 26, 46
 SQUARE = 150
 EXPOSURE_WIDTH, EXPOSURE_HEIGHT, EXPOSURE_LEFT, EXPOSURE_BOTTOM = 760, 300, 52, 54
 MAX_LINES = 8
-LINE_ORDER = ("din", "deepfm", "raw_text", "shuffled_vectors", "random_vectors")
-"""Tabular arms and placebos that are drawn first when there are more arms than lines."""
+LINE_ORDER = ("msd", "din", "raw_text", "shuffled_vectors", "msd_frozen", "elec_vanilla", "deepfm", "kar")
+"""Arms that are drawn first when there are more arms than lines."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,13 +140,13 @@ def exposure(buckets: Sequence[Mapping[str, Any]], kinds: Mapping[str, str]) -> 
         "ticks": [{"y": upwards(value), "value": value} for value in upwards.ticks()],
         "buckets": [{"x": across(place), **bucket} for place, bucket in enumerate(usable)],
         "lines": lines,
+        "num_left_out": len(kinds) - len(lines),
     }
 
 
 def _chosen_lines(names: list[str], kinds: Mapping[str, str]) -> list[str]:
     semantic = [name for name in names if kinds[name] == "semantic"]
-    first = [name for name in LINE_ORDER if name in names]
-    wanted = semantic[: MAX_LINES // 2] + first + semantic[MAX_LINES // 2 :] + names
+    wanted = [*(name for name in LINE_ORDER if name in names), *semantic, *names]
     chosen = list(dict.fromkeys(wanted))[:MAX_LINES]
     return [name for name in names if name in chosen]
 

@@ -16,7 +16,7 @@ import numpy as np
 from msd_models import metrics
 from msd_models.bootstrap import Resampled, bootstrap_aucs, draw_seeds
 from msd_models.delong import paired_interval, placements
-from msd_models.metrics import Floats, Labels
+from msd_models.metrics import Flags, Floats, Labels
 from msd_models.scores import ScoredRows
 
 BASE_ARM = "deepfm"
@@ -87,7 +87,7 @@ def compare_arms(rows: ScoredRows, *, rounds: int, seed: int) -> list[dict[str, 
 
 
 def resample(
-    rows: ScoredRows, arms: Sequence[str], *, rounds: int, seed: int, inside: Floats | None = None
+    rows: ScoredRows, arms: Sequence[str], *, rounds: int, seed: int, inside: Flags | None = None
 ) -> Resampled:
     """The arms' AUCs as measured and under resamples of users and seeds.
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.floating]
 Labels = npt.NDArray[np.integer]
 Codes = npt.NDArray[np.integer]
+Flags = npt.NDArray[np.bool_]
 
 ECE_BINS = 20
 CHUNK_ROWS = 1 << 18

@@ -16,9 +16,9 @@ import pyarrow.compute as pc
 from msd_models import metrics
 from msd_models.bootstrap import Resampled
 from msd_models.comparison import ArmKind, kinds_of, opponents, resample
+from msd_models.metrics import Flags
 from msd_models.scores import ScoredRows
 
-Flags = npt.NDArray[np.bool_]
 COLD_BELOW = 10
 """An item with fewer exposures in the training window is cold."""
 OPPONENT = "din"
