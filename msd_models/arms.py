@@ -1,4 +1,4 @@
-"""The arms of the comparison, read from arms.toml: which backbone, whose vectors, through which module, taught by whom.
+"""The arms of the comparison (arms.toml): which backbone, whose vectors, through which module, taught by whom.
 
 All semantic arms of one module are one architecture; only the numbers in the frozen tables differ (and, where an
 encoder's vectors have another length, the width of the adaptors' input). A gain of `msd_frozen` over `raw_text` is the
@@ -6,14 +6,15 @@ teacher's, one over `shuffled_vectors` is meaning's, one over `din` alone could 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
 from msd_models.vector_tables import VectorSource
+from pipeline.config import CtrModel
 
-ARMS_FILE = "arms.toml"
 NOT_OF_AN_ARM = ("arms", "arms_file", "seeds", "processes", "threads", "checkpoint_seconds")
+"""Settings of ctr_model that all arms share."""
 
 
 class Backbone(StrEnum):
@@ -67,3 +68,8 @@ class Arm:
     """Settings of [ctr_model] that this arm has a value of its own for."""
     space: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """What `msd tune` may try: setting → {low, high, log} or {choices}."""
+
+
+def settings_of(arm: Arm, config: CtrModel) -> CtrModel:
+    """The stage's settings with the arm's own laid over them."""
+    return replace(config, **arm.settings)

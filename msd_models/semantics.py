@@ -1,27 +1,21 @@
-"""MSD's reading of frozen vectors: adaptors, frequency-guided masking and fusion of the relevant history items.
+"""MSD's reading of vectors: adaptors, frequency-guided masking, fusion of relevant history items, texts of the event.
 
-As in docs/methods.md (MSD, arXiv 2412.06860). The vectors themselves are never trained; the adaptors are. The item
-table is adapted once a step where it is smaller than the batch's positions, else its distinct rows in the batch are: an
-item that stands in a thousand histories costs one MLP row.
+As in docs/methods.md (MSD, arXiv 2412.06860). The vectors themselves are not trained here; the adaptors are.
 """
 
-# Letters: B batch, L history positions, K chosen positions, C catalogue entries, R rows of a table, U distinct rows,
-# D numbers in a frozen vector, A width of an adapted vector e', X numbers handed to the backbone.
+# Letters: B batch, L history positions, K chosen positions, Q text-context columns, C catalogue entries, U distinct
+# rows, A width of an adapted vector e', X numbers handed to the backbone.
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Self
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from msd_models.adaptors import Adaptor, Table
 from msd_models.ctr_inputs import Batch
-from msd_models.vector_tables import VectorTable
-
-STATISTICS_ROWS = 100_000
-"""Rows behind mean and deviation; more change the third digit at most."""
-
-MIN_DEVIATION = 1e-6
+from pipeline.config import CtrModel
 
 
 class Mask(StrEnum):
@@ -31,6 +25,21 @@ class Mask(StrEnum):
     RARE = "rare"
     WORD2VEC = "word2vec"
     NONE = "none"
+
+
+class FusedEvents(StrEnum):
+    """Which events of a history may be fused."""
+
+    LIKED = "liked"
+    ALL = "all"
+
+
+class EmptyFusion(StrEnum):
+    """e_item where no event is left to be fused."""
+
+    TARGET = "target"
+    """The target's own e'."""
+    ZERO = "zero"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,13 +56,123 @@ class Masking:
 
 @dataclass(frozen=True, kw_only=True)
 class Fusion:
-    """What the semantic module reads and how."""
+    """What the semantic module reads and how; every reading of the paper that it does not settle itself."""
 
     adaptor_dim: int
     top_k: int
     masking: Masking
     reads_user: bool = True
     fuses_history: bool = True
+    has_target: bool = True
+    """False leaves the target's e' out of the CTR input; the fusion still compares with it."""
+    shares_item_adaptor: bool = True
+    """History items are adapted as targets are."""
+    shares_user_adaptor: bool = False
+    fused_events: FusedEvents = FusedEvents.LIKED
+    empty_fusion: EmptyFusion = EmptyFusion.TARGET
+
+    @classmethod
+    def of(cls, config: CtrModel, *, reads_user: bool = True, fuses_history: bool = True) -> Self:
+        """The settings of ctr_model that are about the semantic module."""
+        return cls(
+            adaptor_dim=config.adaptor_dim,
+            top_k=config.top_k,
+            masking=Masking(
+                mask=Mask(config.mask),
+                minimum=config.mask_min,
+                maximum=config.mask_max,
+                gamma=config.mask_gamma,
+                threshold=config.mask_threshold,
+            ),
+            reads_user=reads_user,
+            fuses_history=fuses_history,
+            has_target=config.target_vector,
+            shares_item_adaptor=config.share_item_adaptor,
+            shares_user_adaptor=config.share_user_adaptor,
+            fused_events=FusedEvents(config.fused_events),
+            empty_fusion=EmptyFusion(config.empty_fusion),
+        )
+
+
+class SemanticReader(nn.Module):
+    """The semantic half of the CTR input: target e', e_item, user e', the event's texts, and who has a vector."""
+
+    masking_C: Tensor
+
+    def __init__(
+        self, items: Table, users: Table, exposures_C: Tensor, fusion: Fusion, contexts: tuple[Table, int] | None = None
+    ) -> None:
+        """Builds the adaptors.
+
+        Args:
+            items: of targets and history items.
+            users: of users.
+            exposures_C: f of each catalogue entry in the training window.
+            fusion: what is read and how.
+            contexts: the table of the event's texts and Q; None reads none. They meet the target in the model, so the
+                items' adaptor reads them, standardised by their own moments.
+        """
+        super().__init__()
+        self.fusion = fusion
+        self.item_adaptor = Adaptor(items, fusion.adaptor_dim)
+        needs_own = fusion.fuses_history and not fusion.shares_item_adaptor
+        self.history_adaptor = Adaptor(items, fusion.adaptor_dim) if needs_own else None
+        self.users = users
+        needs_own = fusion.reads_user and not fusion.shares_user_adaptor
+        self.user_adaptor = Adaptor(users, fusion.adaptor_dim) if needs_own else None
+        self.contexts = None if contexts is None else contexts[0]
+        self.num_contexts = 0 if contexts is None else contexts[1]
+        self.register_buffer("masking_C", masking_probability(exposures_C, fusion.masking), persistent=False)
+
+    @property
+    def num_outputs(self) -> int:
+        """X."""
+        vectors = self.fusion.has_target + self.fusion.fuses_history + self.fusion.reads_user + 2 * self.num_contexts
+        return self.fusion.adaptor_dim * vectors + 1 + self.fusion.reads_user + 2 * self.num_contexts
+
+    def forward(self, batch: Batch) -> Tensor:
+        """extra_BX."""
+        target_BA, has_target_B, parts = self._items(batch)
+        if self.fusion.reads_user:
+            adaptor = self.user_adaptor or self.item_adaptor
+            adapted_UA, place_B, has_user_B = adaptor(batch.user_row_B, self.users)
+            parts += [nn.functional.embedding(place_B, adapted_UA), has_user_B.unsqueeze(1).float()]
+        if self.contexts is not None:
+            adapted_UA, place_BQ, has_BQ = self.item_adaptor(batch.context_rows_BQ, self.contexts)
+            context_BQA = nn.functional.embedding(place_BQ, adapted_UA)
+            parts.append(meet(context_BQA, target_BA, has_BQ, has_target_B))
+        return torch.cat(parts, dim=1)
+
+    def _items(self, batch: Batch) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """The e' of the target, whether it has a vector, and what of it and of the history joins the output."""
+        history_rows_BL = batch.history_rows_BL if self.fusion.fuses_history else batch.history_rows_BL[:, :0]
+        if self.history_adaptor is None:
+            rows = torch.cat([batch.item_row_B.unsqueeze(1), history_rows_BL], dim=1)
+            adapted_UA, place, has_vector = self.item_adaptor(rows)
+            place_B, has_target_B, place_BL, has_BL = place[:, 0], has_vector[:, 0], place[:, 1:], has_vector[:, 1:]
+            events_UA = adapted_UA
+        else:
+            adapted_UA, place_B, has_target_B = self.item_adaptor(batch.item_row_B)
+            events_UA, place_BL, has_BL = self.history_adaptor(history_rows_BL)
+        target_BA = nn.functional.embedding(place_B, adapted_UA)
+        parts = [target_BA] if self.fusion.has_target else []
+        parts.append(has_target_B.unsqueeze(1).float())
+        if self.fusion.fuses_history:
+            is_open_BL = self._is_open(batch, has_BL & has_target_B.unsqueeze(1))
+            fused_BA, is_any_B1 = fuse(target_BA, events_UA, place_BL, is_open_BL, self.fusion.top_k)
+            falls_back = self.fusion.empty_fusion is EmptyFusion.TARGET
+            parts.append(torch.where(is_any_B1, fused_BA, target_BA) if falls_back else fused_BA)
+        return target_BA, has_target_B, parts
+
+    def _is_open(self, batch: Batch, has_vectors_BL: Tensor) -> Tensor:
+        """Positions that may be chosen: both vectors are there, the event counts, and it is not masked."""
+        is_open_BL = has_vectors_BL
+        if self.fusion.fused_events is FusedEvents.LIKED:
+            is_open_BL = is_open_BL & batch.is_liked_BL
+        if self.training:
+            is_hidden_BL = torch.rand(is_open_BL.shape, device=is_open_BL.device) < self.masking_C[batch.history_BL]
+            is_open_BL = is_open_BL & ~is_hidden_BL
+        return is_open_BL
 
 
 def masking_probability(exposures_C: Tensor, masking: Masking) -> Tensor:
@@ -69,142 +188,41 @@ def masking_probability(exposures_C: Tensor, masking: Masking) -> Tensor:
     return (masking.minimum + (masking.maximum - masking.minimum) * ratio_C).clamp(0, 1)
 
 
-def fuse(target_BA: Tensor, adapted_UA: Tensor, rows_BL: Tensor, is_open_BL: Tensor, top_k: int) -> Tensor:
+def fuse(
+    target_BA: Tensor, adapted_UA: Tensor, place_BL: Tensor, is_open_BL: Tensor, top_k: int
+) -> tuple[Tensor, Tensor]:
     """e_item: the sum of the k history vectors most similar to the target's.
 
     Args:
         target_BA: e' of the target.
         adapted_UA: e' of every item the batch names.
-        rows_BL: which of them stands at each history position.
+        place_BL: which of them stands at each history position.
         is_open_BL: False where there is no vector or it is masked: such a position is out of the choice (s = −∞).
-        top_k: k; where fewer positions are open those are summed, and where none is, e_item is the target's own e'.
+        top_k: k; where fewer positions are open those are summed.
+
+    Returns:
+        The sum, and whether any position was open.
     """
     unit_UA = nn.functional.normalize(adapted_UA.detach(), dim=-1)
     unit_BA = nn.functional.normalize(target_BA.detach(), dim=-1)
-    cosine_BL = torch.bmm(unit_UA[rows_BL], unit_BA.unsqueeze(-1)).squeeze(-1)
+    cosine_BL = torch.bmm(unit_UA[place_BL], unit_BA.unsqueeze(-1)).squeeze(-1)
     cosine_BL = cosine_BL.masked_fill(~is_open_BL, -torch.inf)
-    best_BK, place_BK = cosine_BL.topk(min(top_k, cosine_BL.shape[1]), dim=1)
+    best_BK, position_BK = cosine_BL.topk(min(top_k, cosine_BL.shape[1]), dim=1)
     is_chosen_BK = torch.isfinite(best_BK)
-    chosen_BKA = nn.functional.embedding(rows_BL.gather(1, place_BK), adapted_UA)
-    sum_BA = (chosen_BKA * is_chosen_BK.unsqueeze(-1)).sum(1)
-    return torch.where(is_chosen_BK.any(1, keepdim=True), sum_BA, target_BA)
+    chosen_BKA = nn.functional.embedding(place_BL.gather(1, position_BK), adapted_UA)
+    return (chosen_BKA * is_chosen_BK.unsqueeze(-1)).sum(1), is_chosen_BK.any(1, keepdim=True)
 
 
-class FrozenTable(nn.Module):
-    """A table of frozen vectors, and what standardises each of their numbers; row 0 is a missing vector."""
+def meet(context_BQA: Tensor, target_BA: Tensor, has_BQ: Tensor, has_target_B: Tensor) -> Tensor:
+    """How each text of the event and the target go together: e'_q, e'_q ⊙ e'_t, their cosine, and whether q is there.
 
-    vectors_RD: Tensor
-    has_vector_R: Tensor
-    mean_D: Tensor
-    scale_D: Tensor
-
-    def __init__(self, table: VectorTable, training_rows: Tensor) -> None:
-        """Mean and deviation are those of the rows training reads; no label enters them.
-
-        Args:
-            table: the vectors.
-            training_rows: rows of training examples, 0 for none, r+1 for the table's row r.
-        """
-        super().__init__()
-        self.register_buffer("vectors_RD", torch.from_numpy(table.vectors_ND), persistent=False)
-        has_vector_R = torch.from_numpy(np.append(False, table.has_vector_N))
-        self.register_buffer("has_vector_R", has_vector_R, persistent=False)
-        mean_D, scale_D = _moments(table, training_rows)
-        self.register_buffer("mean_D", mean_D)
-        self.register_buffer("scale_D", scale_D)
-
-    @property
-    def dim(self) -> int:
-        """D."""
-        return self.vectors_RD.shape[1]
-
-    def __len__(self) -> int:
-        """Rows of the table, the missing one not counted."""
-        return len(self.vectors_RD)
-
-
-class Adaptor(nn.Module):
-    """e' = MLP(e) of standardised vectors; a missing vector has an e' of its own, which is learned."""
-
-    def __init__(self, table: FrozenTable, adaptor_dim: int) -> None:
-        """One hidden layer of twice the output's width."""
-        super().__init__()
-        self.table = table
-        self.first = nn.Linear(table.dim, 2 * adaptor_dim)
-        self.last = nn.Linear(2 * adaptor_dim, adaptor_dim)
-        self.missing_A = nn.Parameter(torch.zeros(adaptor_dim))
-
-    def forward(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Adapts the rows a batch names, each distinct row once.
-
-        Args:
-            rows: any shape; 0 for a missing vector.
-
-        Returns:
-            adapted_UA with the missing vector's e' first, the place of each row in it, and whether each row has one.
-        """
-        if len(self.table) <= rows.numel():
-            vectors_UD, has_vector_U, place = self.table.vectors_RD, self.table.has_vector_R[1:], rows.long()
-        else:
-            rows_U, place = torch.unique(torch.cat([rows.new_zeros(1), rows.flatten()]), return_inverse=True)
-            rows_U, place = rows_U[1:].long(), place[1:].view(rows.shape)
-            vectors_UD, has_vector_U = self.table.vectors_RD[rows_U - 1], self.table.has_vector_R[rows_U]
-        # W·((e−μ)/σ) + b = (W/σ)·e + (b − (W/σ)·μ): the table is read as it lies.
-        weight = self.first.weight * self.table.scale_D
-        hidden_UA = torch.relu(nn.functional.linear(vectors_UD, weight, self.first.bias - weight @ self.table.mean_D))
-        adapted_UA = torch.where(has_vector_U.unsqueeze(1), self.last(hidden_UA), self.missing_A)
-        return torch.cat([self.missing_A.unsqueeze(0), adapted_UA]), place, self.table.has_vector_R[rows]
-
-
-class SemanticReader(nn.Module):
-    """The semantic half of the CTR input: user e', e_item, target e', and whether user and target have a vector."""
-
-    masking_C: Tensor
-
-    def __init__(self, items: FrozenTable, users: FrozenTable, exposures_C: Tensor, fusion: Fusion) -> None:
-        """History and target share one adaptor, as they are compared; users have their own."""
-        super().__init__()
-        self.fusion = fusion
-        self.item_adaptor = Adaptor(items, fusion.adaptor_dim)
-        self.user_adaptor = Adaptor(users, fusion.adaptor_dim) if fusion.reads_user else None
-        self.register_buffer("masking_C", masking_probability(exposures_C, fusion.masking), persistent=False)
-
-    @property
-    def num_outputs(self) -> int:
-        """X."""
-        return (
-            self.fusion.adaptor_dim * (1 + self.fusion.reads_user + self.fusion.fuses_history)
-            + 1
-            + (1 if self.fusion.reads_user else 0)
-        )
-
-    def forward(self, batch: Batch) -> Tensor:
-        """extra_BX."""
-        rows = torch.cat([batch.item_row_B.unsqueeze(1), batch.history_rows_BL], dim=1)
-        adapted_UA, place, has_vector = self.item_adaptor(rows)
-        target_BA = nn.functional.embedding(place[:, 0], adapted_UA)
-        parts = [target_BA, has_vector[:, :1].float()]
-        if self.fusion.fuses_history:
-            is_open_BL = has_vector[:, 1:] & batch.is_liked_BL & has_vector[:, :1]
-            if self.training:
-                is_open_BL &= torch.rand(is_open_BL.shape, device=rows.device) >= self.masking_C[batch.history_BL]
-            parts.append(fuse(target_BA, adapted_UA, place[:, 1:], is_open_BL, self.fusion.top_k))
-        if self.user_adaptor is not None:
-            adapted_UA, place, has_vector = self.user_adaptor(batch.user_row_B)
-            parts += [nn.functional.embedding(place, adapted_UA), has_vector.unsqueeze(1).float()]
-        return torch.cat(parts, dim=1)
-
-
-def _moments(table: VectorTable, training_rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and 1/deviation of each number; a number that never varies is scaled to zero."""
-    rows = np.unique(training_rows.numpy())
-    rows = rows[rows > 0] - 1
-    rows = rows[table.has_vector_N[rows]]
-    dim = table.vectors_ND.shape[1]
-    if not len(rows):
-        return torch.zeros(dim), torch.ones(dim)
-    step = -(-len(rows) // STATISTICS_ROWS)
-    sample = np.asarray(table.vectors_ND[rows[::step]], dtype=np.float64)
-    deviation_D = sample.std(axis=0)
-    scale_D = np.where(deviation_D > MIN_DEVIATION, 1 / np.maximum(deviation_D, MIN_DEVIATION), 0.0)
-    return torch.from_numpy(sample.mean(axis=0)).float(), torch.from_numpy(scale_D).float()
+    Returns:
+        One row an example: all e'_q, all products, all cosines, all flags. A cosine is 0 where either is missing.
+    """
+    product_BQA = context_BQA * target_BA.unsqueeze(1)
+    both_BQ1 = (has_BQ & has_target_B.unsqueeze(1)).unsqueeze(2)
+    # Ones in place of a missing vector: the cosine of a vector of zeros has no gradient to speak of.
+    known_BQA = torch.where(both_BQ1, context_BQA, 1.0)
+    cosine_BQ = nn.functional.cosine_similarity(known_BQA, torch.where(both_BQ1, target_BA.unsqueeze(1), 1.0), dim=2)
+    cosine_BQ = cosine_BQ * both_BQ1.squeeze(2)
+    return torch.cat([context_BQA.flatten(1), product_BQA.flatten(1), cosine_BQ, has_BQ.float()], dim=1)

@@ -433,10 +433,22 @@ class CtrModel:
     vector_dropout: float = 0.05
     """Share of training rows that lose the target's, the user's or a context's vector, each by itself, so that a vector
     missing online is no surprise."""
+    target_vector: bool = True
+    """False leaves the target's e' out of the CTR input; the history is compared with it all the same."""
+    share_item_adaptor: bool = True
+    """History items are adapted as targets are; False gives them an adaptor of their own."""
+    share_user_adaptor: bool = False
+    """True adapts users as items are; otherwise they have an adaptor of their own."""
+    fused_events: str = "liked"
+    """Events of a history that may be fused: the `liked` ones, or `all`."""
+    empty_fusion: str = "target"
+    """e_item where no event is left: the `target`'s own e', or `zero`."""
     shared_experts: int = 2
     """KAR: experts that both sides read."""
     own_experts: int = 3
     """KAR: experts of each side alone."""
+    expert_width: int = 128
+    """KAR: hidden layer of an expert; its output has adaptor_dim numbers."""
     temperature: float = 2.0
     """ELEC: T, which softens the gain network's score."""
     score_weight: float = 0.5

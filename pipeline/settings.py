@@ -37,10 +37,10 @@ def resolve(preset: str, overrides: Iterable[str] = ()) -> Settings:
         if not isinstance(table, dict):
             raise ConfigError(f"{label}: {stage} must be a table: write [{stage}] and its settings below it")
         for key, value in table.items():
-            values[stage][key] = _typed(stage, key, value, label)
+            values[stage][key] = typed(BY_NAME[stage].config, stage, key, value, label)
     for override in overrides:
         stage, key, value = _parse_override(override)
-        values[stage][key] = _typed(stage, key, value, f"--set {override}")
+        values[stage][key] = typed(BY_NAME[stage].config, stage, key, value, f"--set {override}")
     return {name: stage.config(**values[name]) for name, stage in BY_NAME.items()}
 
 
@@ -57,6 +57,48 @@ def identity(config: Any) -> dict[str, Any]:
 def digest(value: Any) -> str:
     """SHA-256 of a JSON-able value, 64 hex digits, the same on every machine."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=list).encode()).hexdigest()
+
+
+def typed(config: type, table: str, key: str, value: Any, label: str) -> Any:
+    """A TOML value as the type that a setting has.
+
+    Args:
+        config: the dataclass the setting is of.
+        table: what messages call it.
+        key: of the setting.
+        value: as TOML has it; a single value where the setting is a list is a list of one.
+        label: the file or option it stands in.
+
+    Raises:
+        ConfigError: there is no such setting, or the value is of another type.
+    """
+    hints = get_type_hints(config)
+    if key not in hints:
+        raise ConfigError(f"{label}: [{table}] has no setting '{key}'{suggest(key, hints)}")
+    wanted = hints[key]
+    if get_origin(wanted) is tuple:
+        element = get_args(wanted)[0]
+        listed = value if isinstance(value, list | tuple) else [value]
+        return tuple(_scalar(element, item, f"[{table}] {key}", label) for item in listed)
+    return _scalar(wanted, value, f"[{table}] {key}", label)
+
+
+def suggest(word: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown word: the nearest known one, or all of them."""
+    names = sorted(known)
+    close = difflib.get_close_matches(word, names, n=1)
+    return f"; did you mean '{close[0]}'?" if close else f"; it has {', '.join(names)}"
+
+
+def _scalar(wanted: type, value: Any, name: str, label: str) -> Any:
+    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is wanted:
+        return value
+    raise ConfigError(f"{label}: {name} must be {_KINDS[wanted]}, not {value!r}")
+
+
+_KINDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
 
 
 def _preset_folder() -> Any:
@@ -100,33 +142,4 @@ def _parse_override(override: str) -> tuple[str, str, Any]:
 
 def _check_stage(stage: str, label: str) -> None:
     if stage not in BY_NAME:
-        raise ConfigError(f"{label}: there is no stage '{stage}'{_suggest(stage, BY_NAME)}")
-
-
-def _typed(stage: str, key: str, value: Any, label: str) -> Any:
-    hints = get_type_hints(BY_NAME[stage].config)
-    if key not in hints:
-        raise ConfigError(f"{label}: [{stage}] has no setting '{key}'{_suggest(key, hints)}")
-    wanted = hints[key]
-    if get_origin(wanted) is tuple:
-        element = get_args(wanted)[0]
-        listed = value if isinstance(value, list | tuple) else [value]
-        return tuple(_scalar(element, item, stage, key, label) for item in listed)
-    return _scalar(wanted, value, stage, key, label)
-
-
-def _scalar(wanted: type, value: Any, stage: str, key: str, label: str) -> Any:
-    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if type(value) is wanted:
-        return value
-    raise ConfigError(f"{label}: [{stage}] {key} must be {_KINDS[wanted]}, not {value!r}")
-
-
-_KINDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
-
-
-def _suggest(word: str, known: Iterable[str]) -> str:
-    names = sorted(known)
-    close = difflib.get_close_matches(word, names, n=1)
-    return f"; did you mean '{close[0]}'?" if close else f"; it has {', '.join(names)}"
+        raise ConfigError(f"{label}: there is no stage '{stage}'{suggest(stage, BY_NAME)}")
