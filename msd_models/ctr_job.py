@@ -16,10 +16,14 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from msd_models.arms import Arm, CtrNetwork, build, read_arms, settings_of
+from msd_models.arms import Arm, settings_of
+from msd_models.arms_file import read_arms
 from msd_models.ctr_inputs import CtrInputs
+from msd_models.ctr_network import CtrNetwork
 from msd_models.ctr_records import open_inputs
+from msd_models.elec import TaughtNetwork
 from msd_models.fitting import ALONE, SCORING_ROWS, Fit, Group, fit, score
+from msd_models.networks import build
 from msd_models.process_group import is_first_process, tell_parent
 from msd_models.vanilla_export import export_vanilla
 from msd_models.vector_alignment import open_vectors
@@ -120,7 +124,7 @@ def untrained(job: Job, arm: Arm, arms: dict[str, Arm], inputs: CtrInputs, vecto
     """The arm's network on its device; one that learns from a finished arm has that arm's weights beside."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = build(arm, arms, job.seed, inputs, vectors, job.config)
-    if arm.learns_from and settings_of(arm, job.config).schedule == "gain_first":
+    if isinstance(network, TaughtNetwork) and network.needs_gain:
         network.load_gain(load_weights(weights_path(job.folder, arm.learns_from, job.seed)))
     return network.to(device)
 

@@ -19,8 +19,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from msd_models.arms import CtrNetwork
 from msd_models.ctr_inputs import Batch, CtrInputs
+from msd_models.ctr_network import CtrNetwork
 from msd_models.embedding_optimiser import optimisers_of
 from msd_models.metrics import auc
 from msd_models.record_files import Records

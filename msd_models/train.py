@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from msd_models.arms import Arm, read_arms, settings_of
+from msd_models.arms import Arm, settings_of
+from msd_models.arms_file import read_arms
 from msd_models.ctr_inputs import CtrInputs
 from msd_models.ctr_job import Job, train_one, write_job
 from msd_models.ctr_records import open_inputs
