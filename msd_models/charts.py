@@ -13,6 +13,7 @@ FOREST_BASE = "din"
 FOREST_WIDTH, FOREST_LEFT, FOREST_RIGHT, ROW_HEIGHT, AXIS_HEIGHT = 760, 160, 190, 26, 46
 SQUARE = 150
 EXPOSURE_WIDTH, EXPOSURE_HEIGHT, EXPOSURE_LEFT, EXPOSURE_BOTTOM = 760, 300, 52, 54
+TUNING_HEIGHT = 240
 MAX_LINES = 8
 LINE_ORDER = ("msd", "din", "raw_text", "shuffled_vectors", "msd_frozen", "elec_vanilla", "deepfm", "kar")
 """Arms that are drawn first when there are more arms than lines."""
@@ -141,6 +142,47 @@ def exposure(buckets: Sequence[Mapping[str, Any]], kinds: Mapping[str, str]) -> 
         "buckets": [{"x": across(place), **bucket} for place, bucket in enumerate(usable)],
         "lines": lines,
         "num_left_out": len(kinds) - len(lines),
+    }
+
+
+def tuning(curve: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Valid AUC by step: the network on the student's vectors as they are, and on those read live through adapters.
+
+    Args:
+        curve: `student` and `tuned`, each with `valid_auc` as {step: AUC}; empty where nothing was tuned.
+
+    Returns:
+        None where no step was measured.
+    """
+    measured = {
+        name: sorted((int(step), auc) for step, auc in course["valid_auc"].items() if _is_number(auc))
+        for name, course in curve.items()
+    }
+    if not measured or not all(measured.values()):
+        return None
+    steps = [step for course in measured.values() for step, _ in course]
+    aucs = [auc for course in measured.values() for _, auc in course]
+    pad = max((max(aucs) - min(aucs)) * 0.08, 1e-3)
+    bottom, right = TUNING_HEIGHT - 46, EXPOSURE_WIDTH - 190
+    across = Scale(low=0, high=max(*steps, 1), start=EXPOSURE_LEFT, end=right)
+    upwards = Scale(low=min(aucs) - pad, high=max(aucs) + pad, start=bottom, end=10)
+    names = {"student": ("as it is", "tabular"), "tuned": ("read live", "semantic")}
+    lines = []
+    for name, (told, kind) in names.items():
+        points = [(across(step), upwards(auc)) for step, auc in measured[name]]
+        lines.append({"name": told, "kind": kind, "points": points, "path": _path(points), "nudge": 0})
+    if abs(lines[0]["points"][-1][1] - lines[1]["points"][-1][1]) < 14:
+        lines[0]["nudge"], lines[1]["nudge"] = 8, -8
+    return {
+        "width": EXPOSURE_WIDTH,
+        "height": TUNING_HEIGHT,
+        "left": EXPOSURE_LEFT,
+        "right": right,
+        "bottom": bottom,
+        "digits": max(2, upwards.digits()),
+        "across": [{"x": across(value), "value": value} for value in across.ticks()],
+        "upwards": [{"y": upwards(value), "value": value} for value in upwards.ticks()],
+        "lines": lines,
     }
 
 

@@ -105,9 +105,9 @@ def _gather(config: Report, rows: ScoredRows, datasets: Mapping[str, Dataset]) -
         "split": {**trained.get("split", {}), "digest": trained.get("split_digest")},
         "test": {"rows": len(rows.labels), "clicks": int(rows.labels.sum()), "users": rows.num_users},
         "seeds": list(rows.seeds),
-        **_comparison(config, rows, read_leaks(datasets["audit"], datasets["examples"])),
+        **_comparison(config, rows, read_leaks(datasets["audit"])),
         "distillation": _picked(manifests["student"]["details"], DISTILLATION_FACTS),
-        "tuning": {**manifests["tuned_student"]["details"], **_work(manifests["tuned_student"])},
+        "tuning": _tuning(datasets["tuned_student"], manifests),
         "teacher": {
             **_teacher(datasets["teacher_outputs"], manifests["teacher_outputs"]),
             "quality": json.loads((datasets["teacher_quality"].folder / "quality.json").read_text(encoding="utf-8")),
@@ -145,6 +145,16 @@ def _manifest(dataset: Dataset) -> dict[str, Any]:
     if manifest is None:
         raise StageError(f"report: {dataset.name} is not made yet; run: msd run {dataset.name}")
     return manifest
+
+
+def _tuning(tuned_student: Dataset, manifests: Mapping[str, Any]) -> dict[str, Any]:
+    path = tuned_student.folder / "curve.json"
+    return {
+        **manifests["tuned_student"]["details"],
+        **_work(manifests["tuned_student"]),
+        "space_id": manifests["ctr_model"]["details"].get("spaces", {}).get("tuned"),
+        "curve": json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {},
+    }
 
 
 def _teacher(teacher_outputs: Dataset, manifest: Mapping[str, Any]) -> dict[str, Any]:

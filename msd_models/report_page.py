@@ -31,6 +31,7 @@ def render(report: Mapping[str, Any], examples: list[dict[str, Any]]) -> str:
         reliability=charts.reliability(report["reliability"], kinds),
         exposure=charts.exposure(report["exposure"], kinds),
         cold=charts.forest(report["cold"]["arms"]) if report["cold"] else None,
+        tuning_chart=charts.tuning(report["tuning"]["curve"]),
         sweep=quality_charts.sweep(quality["tau"]),
         probe_chart=quality_charts.redundancy(quality["redundancy"]),
         bars={level: quality_charts.coverage(told["strata"]) for level, told in quality["coverage"]["levels"].items()},

@@ -7,6 +7,14 @@ from rich.table import Table
 
 COLUMNS = ("arm", "AUC, 95% interval", "Δ AUC vs din, 95% interval", "RelaImpr", "GAUC impr.", "GAUC user", "logloss")
 WIDE_CHARACTERS = 116
+MAX_SENTENCES = 3
+FINDINGS = {
+    "gain": "Beats both of its placebos",
+    "recovers": "Reads no vectors and keeps some of the lead it was taught",
+    "no_difference": "Not distinguishable",
+    "worse": "Worse than a placebo",
+    "no_claim": "No claim can be made",
+}
 NARROW_COLUMNS = 4
 """How many of the columns an ordinary terminal of 80 characters shows; report.html has them all."""
 
@@ -30,8 +38,41 @@ def print_results(report: dict[str, Any]) -> None:
     for row in results_rows(report):
         table.add_row(*row[:shown])
     console.print(table)
-    for sentence in report.get("verdict", []):
+    for sentence in told(report):
         console.print(sentence, markup=False)
+
+
+def told(report: dict[str, Any]) -> list[str]:
+    """The verdict in a few lines: with many arms the findings by kind, whose sentences report.html has."""
+    verdict: list[str] = list(report.get("verdict", []))
+    claims = report.get("claims", [])
+    leaks = report.get("audit", {}).get("leaks")
+    if len(claims) > MAX_SENTENCES and not leaks:
+        found: dict[str, list[str]] = {}
+        for claim in claims:
+            found.setdefault(claim["finding"], []).append(claim["arm"])
+        verdict = [f"{FINDINGS.get(finding, finding)}: {', '.join(arms)}" for finding, arms in found.items()]
+    lines = verdict + [line for line in (_cold(report.get("cold")), *_kept(report["arms"])) if line]
+    audit = report.get("audit")
+    return lines if audit is None or leaks else [*lines, audit["sentence"]]
+
+
+def _cold(cold: dict[str, Any] | None) -> str:
+    if not cold:
+        return ""
+    known = [(arm["name"], arm["delta_auc_vs"].get("din")) for arm in cold["arms"] if arm["kind"] == "semantic"]
+    shown = [f"{name} {_delta(delta)}" for name, delta in known if delta and None not in delta]
+    head = f"Cold items (fewer than {cold['exposures_below']} exposures, {cold['rows']:,} rows), Δ AUC vs din"
+    return f"{head}: {', '.join(shown[:MAX_SENTENCES])}" if shown else ""
+
+
+def _kept(arms: list[dict[str, Any]]) -> list[str]:
+    shares = [(arm["name"], (arm.get("gap_recovered") or {}).get("share")) for arm in arms]
+    return [
+        f"{name} keeps {share[1]:.0%} [{share[0]:.0%}, {share[2]:.0%}] of the lead it was taught, without vectors"
+        for name, share in shares
+        if share and None not in share
+    ]
 
 
 def _row(arm: dict[str, Any]) -> tuple[str, ...]:
@@ -40,12 +81,16 @@ def _row(arm: dict[str, Any]) -> tuple[str, ...]:
     return (
         arm["name"],
         f"{arm['auc']:.4f} [{low:.4f}, {high:.4f}]",
-        "–" if delta is None else f"{delta[1]:+.4f} [{delta[0]:+.4f}, {delta[2]:+.4f}]",
+        "–" if delta is None else _delta(delta),
         _number(arm.get("rela_impr"), "+.2f"),
         _number(arm.get("gauc_impression"), ".4f"),
         _number(arm.get("gauc_user"), ".4f"),
         _number(arm.get("logloss"), ".4f"),
     )
+
+
+def _delta(delta: list[float]) -> str:
+    return f"{delta[1]:+.4f} [{delta[0]:+.4f}, {delta[2]:+.4f}]"
 
 
 def _number(value: float | None, form: str) -> str:

@@ -23,7 +23,8 @@ SEEDS = (1, 2)
 STRENGTH = {
     "deepfm": 0.5, "din": 0.55, "random_vectors": 0.55, "shuffled_vectors": 0.55, "raw_text": 0.6, "msd_frozen": 1.6,
 }  # fmt: skip
-FINDINGS = {"audit": (0, {}), "examples": (70, {})}
+LIVE_AUC = {"student": 0.52, "tuned": 0.75}
+FINDINGS = (0, {})
 PLACEBOS = {"random_vectors": "random", "shuffled_vectors": "shuffled", "raw_text": "raw_text"}
 EXPOSURES = [0, 0, 3, 4, 7, 18, 30, 60, 120, 700]
 NASTY = "<script>alert('x')</script> ﷽ \u202egnp.exe 🦑 & \"quoted\""
@@ -44,10 +45,14 @@ def made_up_datasets(root, strength=STRENGTH, num_users=60, rows_per_user=15, vo
             write_shard(dataset.folder / "part-00000.parquet", teacher_rows(vocabulary))
         elif name == "teacher_quality":
             write_quality(dataset.folder, vocabulary)
-        elif name in ("audit", "examples"):
-            write_shard(dataset.folder / "part-00000.parquet", some_rows(BY_NAME[name].schema, *FINDINGS[name]))
+        elif name == "audit":
+            table = some_rows(schemas.AUDIT, *FINDINGS)
+            write_shard(dataset.folder / "part-00000.parquet", table)
+            details = {"leaks": {row["leak"]: table.num_rows for row in table.to_pylist()}, "examined": 70}
         elif name == "tuned_student":
-            details = {"steps": 120, "valid_auc_before": 0.5, "valid_auc_after": 0.75}
+            details = {"is_tuned": True, "valid_auc_student": 0.5, "valid_auc_tuned": 0.75, "valid_labels": 2000}
+            marks = {name: {"loss": [0.7, 0.6], "valid_auc": {0: 0.5, 20: value}} for name, value in LIVE_AUC.items()}
+            (dataset.folder / "curve.json").write_text(json.dumps(marks))
         commit(dataset, replace(outcome, details=details), {"source": "made up", "seconds": 12.5,
                                                             "created_at": "2026-01-02T03:04:05+00:00"})  # fmt: skip
     return datasets
