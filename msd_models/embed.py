@@ -74,7 +74,7 @@ def embed_users(
             profiles = {user: dict(pairs or ()) for user, pairs in zip(ids, attributes, strict=True)}
         embedded = batch.filter(batch.column("is_embedded"))
         rows = embedded.select(["user_id", "item_ids", "labels"]).to_pylist()
-        texts = [_history_text(row, titles, profiles, config.history_titles) for row in rows]
+        texts = [history_text(row, titles, profiles, config.history_titles) for row in rows]
         columns = {
             "user_id": embedded.column("user_id"),
             "snapshot_at": embedded.column("snapshot_at"),
@@ -101,9 +101,17 @@ def embed_contexts(
         yield pa.RecordBatch.from_pydict(columns, schema=CONTEXT_VECTORS)
 
 
-def _history_text(
+def history_text(
     row: Mapping[str, Any], titles: Mapping[str, str], profiles: Mapping[str, Mapping[str, str]], num_titles: int
 ) -> str:
+    """What a user is read as: the profile and the latest titles of a row of histories.
+
+    Args:
+        row: user_id, item_ids and labels.
+        titles: of the items.
+        profiles: of the users.
+        num_titles: of the history, the latest ones.
+    """
     shown = row["item_ids"][-num_titles:] if num_titles else []
     labels = row["labels"][-num_titles:] if num_titles else []
     return user_text(profiles.get(row["user_id"], {}), [titles[item] for item in shown], labels)

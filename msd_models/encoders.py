@@ -89,14 +89,14 @@ class PromptStates:
 
 
 class StudentEncoder(PromptStates):
-    """The committed student as an encoder."""
+    """The committed student, as distilled or tuned, as an encoder."""
 
     def __init__(self, student: Dataset, config: Vectors) -> None:
-        """Loads the committed student's model."""
+        """Loads its model."""
         folder = student.folder / "model"
         manifest = student.manifest
         if manifest is None:
-            raise StageError("student is not made yet; run: msd run student")
+            raise StageError(f"{student.name} is not made yet; run: msd run {student.name}")
         dtype = resolve_dtype(config.dtype)
         super().__init__(load_encoder(folder, dtype).to(device()), prompt_ids(load_tokenizer(folder)), config)
         weights = {name: summed for name, summed in manifest["files"].items() if _shapes_vectors(name)}
