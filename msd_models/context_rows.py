@@ -2,8 +2,6 @@
 
 # Letters: N examples, Q text-context columns, V distinct texts.
 
-import hashlib
-
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -11,8 +9,7 @@ import pyarrow.compute as pc
 
 from msd_models.fields import Rows, attribute_columns
 from pipeline.storage import Dataset
-
-ID_DIGITS = 16
+from pipeline.texts import text_id
 
 
 class ContextRows:
@@ -50,11 +47,6 @@ class ContextRows:
             return np.zeros(len(wanted), dtype=np.int64)
         place_V = np.minimum(np.searchsorted(self._sorted, wanted), len(self._sorted) - 1)
         return np.where(self._sorted[place_V] == wanted, self._row_of[place_V] + 1, 0)
-
-
-def text_id(text: str) -> str:
-    """The name of a text in context_texts."""
-    return hashlib.sha256(text.encode()).hexdigest()[:ID_DIGITS]
 
 
 def _as_numbers(ids: list[str]) -> npt.NDArray[np.uint64]:

@@ -161,8 +161,10 @@ USER_VECTORS = pa.schema(
 
 CONTEXT_TEXTS = pa.schema(
     [
-        _column("text_id", pa.string(), "SHA-256 (16 hex digits) of the text, unique."),
-        _column("text", pa.string(), "A distinct value of the source's text_context columns, such as a query."),
+        _column("text_id", pa.string(), "SHA-256 (16 hex digits) of the text as events have it, unique."),
+        _column(
+            "text", pa.string(), "A distinct value of the source's text_context columns, such as a query; cut if long."
+        ),
         _column("num_events", pa.int64(), "Events that carry it, in all splits."),
     ]
 )

@@ -1,6 +1,6 @@
-"""The plain text of an item, of a user and of an event, as every reader gets it: the teacher's prompt and the encoders.
+"""The plain text of an item and of a user, as every reader gets it: the teacher's prompt and the encoders alike.
 
-One maker for all keeps what the teacher was asked about and what the student embeds the same words.
+One maker for both keeps what the teacher was asked about and what the student embeds the same words.
 """
 
 import hashlib
@@ -10,14 +10,8 @@ ID_DIGITS = 16
 
 
 def text_id(text: str) -> str:
-    """SHA-256 of the text's UTF-8, its first 16 hex digits: content_hash and text_id."""
+    """SHA-256 of the text's UTF-8, its first 16 hex digits: what content_hash and text_id are."""
     return hashlib.sha256(text.encode()).hexdigest()[:ID_DIGITS]
-
-
-def context_text(said: str, max_bytes: int) -> str:
-    """The row of context_texts that a value of a text_context column stands for: the whole characters that fit."""
-    content = said.encode()
-    return said if len(content) <= max_bytes else content[:max_bytes].decode(errors="replace").rstrip("\ufffd")
 
 
 def item_text(text: str, attributes: Mapping[str, str]) -> str:

@@ -24,14 +24,17 @@ def make(interactions: DataFrame, config: configs.ContextTexts, source: Source) 
     values = F.array(*[F.try_element_at("context", F.lit(name)) for name in source.events.text_context])
     said = F.explode(F.array_distinct(values.cast("array<string>"))).alias("said")
     texts = interactions.select(said).filter(F.col("said").isNotNull())
-    cut = texts.select(_cut("said", config.max_text_bytes).alias("text")).filter(F.col("text") != "")
-    counted = cut.groupBy("text").agg(F.count(F.lit(1)).alias("num_events"))
-    identified = counted.withColumn("text_id", F.substring(F.sha2("text", 256), 1, ID_DIGITS))
-    return Made(rows=identified, order=("text_id",))
+    counted = texts.groupBy("said").agg(F.count(F.lit(1)).alias("num_events"))
+    rows = counted.select(
+        F.substring(F.sha2("said", 256), 1, ID_DIGITS).alias("text_id"),
+        _cut("said", config.max_text_bytes).alias("text"),
+        "num_events",
+    )
+    return Made(rows=rows, order=("text_id",))
 
 
 def _cut(name: str, max_bytes: int) -> Column:
-    """As pipeline.texts.context_text: whole characters that fit."""
+    """The whole characters that fit: what a cut leaves of one is made a mark first and taken off then."""
     head = F.substring(F.encode(name, "UTF-8"), 1, max_bytes).cast("string")
     whole = F.rtrim(F.make_valid_utf8(head), F.lit(HALF_CHARACTER))
     return F.when(F.octet_length(name) <= max_bytes, F.col(name)).otherwise(whole)
