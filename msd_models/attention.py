@@ -71,7 +71,7 @@ class Attention(nn.Module):
         target_PW = nn.functional.embedding(example_P, target_BW)
         of_product_PH = nn.functional.linear(events_PW * target_PW, w4)
         hidden_PH = of_event_PH + of_product_PH + nn.functional.embedding(example_P, of_target_BH)
-        return sum_by_example(events, self.last(self.dice(hidden_PH)), len(target_BW))
+        return sum_by_example(events, self.last(self.dice(hidden_PH)), target_BW.shape[0])
 
 
 def sum_by_example(events: Events, weight_P1: Tensor | None, num_examples: int) -> Tensor:

@@ -56,7 +56,7 @@ class CollaborativeModel(nn.Module, ABC):
 
     def mean_history(self, embedded: Embedded) -> Tensor:
         """mean_BW of each example's events, zeros where it has none."""
-        events, num_rows = embedded.events, len(embedded.codes_BFE)
+        events, num_rows = embedded.events, embedded.codes_BFE.shape[0]
         ones_P = torch.ones_like(events.example_P) if events.is_event_P is None else events.is_event_P.long()
         count_B = ones_P.new_zeros(num_rows).index_add(0, events.example_P, ones_P)
         return sum_by_example(events, None, num_rows) / count_B.clamp(min=1).unsqueeze(1)
@@ -93,7 +93,7 @@ class DeepFm(CollaborativeModel):
     def represent(self, batch: Batch, extra_BX: Tensor | None) -> Reading:
         """Reads a batch."""
         embedded = self.embeddings(batch)
-        mean_B2E = self.mean_history(embedded).view(len(batch), 2, -1)
+        mean_B2E = self.mean_history(embedded).view(batch.codes_BF.shape[0], 2, -1)
         all_BNE = torch.cat([embedded.fields_BNE, mean_B2E], dim=1)
         pairs_B = 0.5 * (all_BNE.sum(1).square() - all_BNE.square().sum(1)).sum(1)
         first_B = self.first_order(batch.codes_BF).sum((1, 2)) + batch.numbers_BM @ self.first_order_M
