@@ -167,7 +167,7 @@ def tuning(curve: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
     across = Scale(low=0, high=max(*steps, 1), start=EXPOSURE_LEFT, end=right)
     upwards = Scale(low=min(aucs) - pad, high=max(aucs) + pad, start=bottom, end=10)
     names = {"student": ("as it is", "tabular"), "tuned": ("read live", "semantic")}
-    lines = []
+    lines: list[dict[str, Any]] = []
     for name, (told, kind) in names.items():
         points = [(across(step), upwards(auc)) for step, auc in measured[name]]
         lines.append({"name": told, "kind": kind, "points": points, "path": _path(points), "nudge": 0})

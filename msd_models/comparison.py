@@ -55,9 +55,13 @@ def kinds_of(rows: ScoredRows) -> dict[str, ArmKind]:
 
 def compare_arms(rows: ScoredRows, *, rounds: int, seed: int) -> list[dict[str, Any]]:
     """One entry per arm, as report.json holds it under `arms`."""
+    return describe(rows, resample(rows, list(rows.scores), rounds=rounds, seed=seed))
+
+
+def describe(rows: ScoredRows, resampled: Resampled) -> list[dict[str, Any]]:
+    """What `compare_arms` gives, from resamples of all arms that are there already."""
     arms = list(rows.scores)
     kinds = kinds_of(rows)
-    resampled = resample(rows, arms, rounds=rounds, seed=seed)
     base = resampled.mean(BASE_ARM) if BASE_ARM in arms else None
     placed = {arm: placements(rows.labels, list(rows.scores[arm])) for arm in arms}
 

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from msd_models.comparison import compare_arms
+from msd_models.pictures import drawing_board, save_picture
 from msd_models.scores import read_scores
-from pipeline.storage import Dataset, write_atomically
+from pipeline.storage import Dataset
 
 SEMANTIC_ARM = "msd_frozen"
 REFERENCE_ARMS = ("din", "raw_text", "shuffled_vectors")
@@ -50,13 +51,7 @@ def draw_curve(folder: Path, points: Sequence[Point]) -> None:
         folder: exists.
         points: of `measure_point`, each with `share` and `augmented`.
     """
-    import matplotlib as mpl
-
-    mpl.use("agg")
-    # Ids in an SVG are random without a salt; text stays text, not outlines.
-    mpl.rcParams.update({"svg.hashsalt": "msd", "svg.fonttype": "none"})
-    from matplotlib import pyplot
-
+    pyplot = drawing_board()
     figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
     for is_augmented in (False, True):
         _draw_students(axes, [point for point in points if point["augmented"] is is_augmented], is_augmented)
@@ -69,12 +64,7 @@ def draw_curve(folder: Path, points: Sequence[Point]) -> None:
     axes.grid(visible=True, alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
-    for name, metadata in (("curve.png", {"Software": None}), ("curve.svg", {"Date": None})):
-        aside = folder / f".{name}"
-        figure.savefig(aside, format=name[-3:], dpi=150, metadata=metadata)
-        write_atomically(folder / name, aside.read_bytes())
-        aside.unlink()
-    pyplot.close(figure)
+    save_picture(figure, folder, "curve")
 
 
 def table_lines(points: Sequence[Point]) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline import audit, curve, doctor, gold_cli, job, results, runner, view
+from pipeline import ablation_cli, audit, curve, doctor, gold_cli, job, results, runner, view
 from pipeline.call import DebugOption, PresetOption, SetOption, SourceOption, WorkOption, plan_of
 from pipeline.errors import MsdError, UsageError
 from pipeline.progress import note
@@ -27,6 +27,7 @@ app = typer.Typer(
 )
 
 app.add_typer(gold_cli.app, name="gold")
+app.add_typer(ablation_cli.app)
 
 Stages = Annotated[
     list[str] | None, typer.Argument(help="Datasets to make, or `all`: " + ", ".join(s.name for s in STAGES))

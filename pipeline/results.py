@@ -11,7 +11,7 @@ MAX_SENTENCES = 3
 FINDINGS = {
     "gain": "Beats both of its placebos",
     "recovers": "Reads no vectors and keeps some of the lead it was taught",
-    "no_difference": "Not distinguishable",
+    "no_difference": "Not distinguishable, or nothing to recover",
     "worse": "Worse than a placebo",
     "no_claim": "No claim can be made",
 }
@@ -46,21 +46,23 @@ def told(report: dict[str, Any]) -> list[str]:
     """The verdict in a few lines: with many arms the findings by kind, whose sentences report.html has."""
     verdict: list[str] = list(report.get("verdict", []))
     claims = report.get("claims", [])
-    leaks = report.get("audit", {}).get("leaks")
-    if len(claims) > MAX_SENTENCES and not leaks:
+    audit = report.get("audit", {})
+    if audit.get("leaks"):
+        return verdict
+    if len(claims) > MAX_SENTENCES:
         found: dict[str, list[str]] = {}
         for claim in claims:
             found.setdefault(claim["finding"], []).append(claim["arm"])
         verdict = [f"{FINDINGS.get(finding, finding)}: {', '.join(arms)}" for finding, arms in found.items()]
-    lines = verdict + [line for line in (_cold(report.get("cold")), *_kept(report["arms"])) if line]
-    audit = report.get("audit")
-    return lines if audit is None or leaks else [*lines, audit["sentence"]]
+    beside = (_cold(report.get("cold")), *_kept(report["arms"]), audit.get("sentence", ""))
+    return verdict + [line for line in beside if line]
 
 
 def _cold(cold: dict[str, Any] | None) -> str:
     if not cold:
         return ""
     known = [(arm["name"], arm["delta_auc_vs"].get("din")) for arm in cold["arms"] if arm["kind"] == "semantic"]
+    known.sort(key=lambda one: one[0] != "msd")
     shown = [f"{name} {_delta(delta)}" for name, delta in known if delta and None not in delta]
     head = f"Cold items (fewer than {cold['exposures_below']} exposures, {cold['rows']:,} rows), Δ AUC vs din"
     return f"{head}: {', '.join(shown[:MAX_SENTENCES])}" if shown else ""
