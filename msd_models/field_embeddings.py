@@ -85,7 +85,7 @@ class FieldEmbeddings(nn.Module):
         codes = torch.cat([batch.codes_BF.reshape(-1), item_codes.reshape(-1)])
         fields_E, items_E = self.table(codes).split([num_rows * num_fields, item_codes.numel()])
         codes_BFE, items_W = fields_E.view(num_rows, num_fields, -1), items_E.view(item_codes.shape[0], -1)
-        events_PW = nn.functional.embedding(entry_P, items_W) if reads_catalogue else items_W
+        events_PW = items_W.index_select(0, entry_P) if reads_catalogue else items_W
         example_P = place_P // batch.history_BL.shape[1]
         numbers_BME = batch.numbers_BM.unsqueeze(2) * self.numbers_ME
         return Embedded(
@@ -113,11 +113,11 @@ class FieldEmbeddings(nn.Module):
         is_skipped_P = (~batch.is_liked_BL.reshape(-1)[place_P]).long()
         table_KW = torch.stack([torch.zeros_like(self.skipped_W), self.skipped_W])
         if self.places_LW is None or self.gaps_GW is None:
-            return nn.functional.embedding(is_skipped_P, table_KW)
+            return table_KW.index_select(0, is_skipped_P)
         num_places = len(self.places_LW)
         events_BL = (batch.history_BL > 0).long()
         later_BL = events_BL.flip(1).cumsum(1).flip(1) - events_BL
         later_P = later_BL.reshape(-1)[place_P].clamp(max=num_places - 1)
         table_KW = (table_KW[:, None, None] + self.gaps_GW[:, None] + self.places_LW).flatten(0, 2)
         mark_P = (is_skipped_P * NUM_GAPS + batch.gap_BL.reshape(-1)[place_P]) * num_places + later_P
-        return nn.functional.embedding(mark_P, table_KW)
+        return table_KW.index_select(0, mark_P)
