@@ -84,7 +84,9 @@ class FieldEmbeddings(nn.Module):
         item_codes = self.catalogue_codes_C2 if reads_catalogue else self.catalogue_codes_C2[entry_P]
         codes = torch.cat([batch.codes_BF.reshape(-1), item_codes.reshape(-1)])
         fields_E, items_E = self.table(codes).split([num_rows * num_fields, item_codes.numel()])
-        codes_BFE, items_W = fields_E.view(num_rows, num_fields, -1), items_E.view(item_codes.shape[0], -1)
+        width = self.table.embedding_dim
+        codes_BFE = fields_E.view(num_rows, num_fields, width)
+        items_W = items_E.view(item_codes.shape[0], 2 * width)
         events_PW = items_W.index_select(0, entry_P) if reads_catalogue else items_W
         example_P = place_P // batch.history_BL.shape[1]
         numbers_BME = batch.numbers_BM.unsqueeze(2) * self.numbers_ME
