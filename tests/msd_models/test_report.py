@@ -3,142 +3,19 @@
 import json
 import re
 from dataclasses import replace
-from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from made_up_report import NASTY, SEEDS, STRENGTH, made_up_datasets
 
 from msd_models import metrics
 from msd_models.report import write_report
-from pipeline import schemas
 from pipeline.config import Report
 from pipeline.errors import ConfigError, StageError
-from pipeline.stages import BY_NAME, REPORTED
-from pipeline.storage import Outcome, Workspace, commit, write_shard
+from pipeline.stages import REPORTED
 
 CONFIG = Report(bootstrap_rounds=60, shown_items=3)
-SEEDS = (1, 2)
-STRENGTH = {
-    "deepfm": 0.5, "din": 0.55, "random_vectors": 0.55, "shuffled_vectors": 0.55, "raw_text": 0.6, "msd_frozen": 1.6,
-}  # fmt: skip
-LIVE_AUC = {"student": 0.52, "tuned": 0.75}
-FINDINGS = (0, {})
-PLACEBOS = {"random_vectors": "random", "shuffled_vectors": "shuffled", "raw_text": "raw_text"}
-EXPOSURES = [0, 0, 3, 4, 7, 18, 30, 60, 120, 700]
-NASTY = "<script>alert('x')</script> ﷽ \u202egnp.exe 🦑 & \"quoted\""
-
-
-def made_up_datasets(root, strength=STRENGTH, num_users=60, rows_per_user=15, vocabulary=NASTY):
-    """Every dataset of the report, committed; a stronger arm sees more of the true click probability."""
-    workspace = Workspace(root)
-    datasets = {name: workspace.dataset(name, "f" * 16, BY_NAME[name].schema) for name in REPORTED}
-    for name, dataset in datasets.items():
-        dataset.folder.mkdir(parents=True)
-        details, outcome = {}, Outcome(rows_in=7, rows_ok=5, rows_rejected=2, reasons={f"bad {vocabulary}": 2})
-        if name == "ctr_model":
-            details = write_runs(dataset.folder, strength, num_users, rows_per_user)
-        elif name == "student":
-            details = write_holdout(dataset.folder, vocabulary)
-        elif name == "teacher_outputs":
-            write_shard(dataset.folder / "part-00000.parquet", teacher_rows(vocabulary))
-        elif name == "teacher_quality":
-            write_quality(dataset.folder, vocabulary)
-        elif name == "audit":
-            table = some_rows(schemas.AUDIT, *FINDINGS)
-            write_shard(dataset.folder / "part-00000.parquet", table)
-            details = {"leaks": {row["leak"]: table.num_rows for row in table.to_pylist()}, "examined": 70}
-        elif name == "tuned_student":
-            details = {"is_tuned": True, "valid_auc_student": 0.5, "valid_auc_tuned": 0.75, "valid_labels": 2000}
-            marks = {name: {"loss": [0.7, 0.6], "valid_auc": {0: 0.5, 20: value}} for name, value in LIVE_AUC.items()}
-            (dataset.folder / "curve.json").write_text(json.dumps(marks))
-        commit(dataset, replace(outcome, details=details), {"source": "made up", "seconds": 12.5,
-                                                            "created_at": "2026-01-02T03:04:05+00:00"})  # fmt: skip
-    return datasets
-
-
-def write_runs(folder, strength, num_users, rows_per_user):
-    generator = np.random.default_rng(0)
-    num_rows = num_users * rows_per_user
-    truth = generator.normal(size=num_rows)
-    labels = (generator.random(num_rows) < 1 / (1 + np.exp(-truth))).astype(np.int8)
-    (folder / "predictions").mkdir()
-    (folder / "runs").mkdir()
-    columns = {
-        "event_id": pa.array(range(num_rows), pa.int64()),
-        "split": ["valid" if number % 3 == 0 else "test" for number in range(num_rows)],
-        "user_id": [f"u{number % num_users}" for number in range(num_rows)],
-        "item_id": [f"i{number % 40}" for number in range(num_rows)],
-        "is_click": pa.array(labels, pa.int8()),
-    }
-    for arm, weight in strength.items():
-        for seed in SEEDS:
-            noise = np.random.default_rng(seed + 100 * len(arm)).normal(size=num_rows)
-            scores = (1 / (1 + np.exp(-np.clip(weight * truth + noise, -50, 50)))).astype(np.float32)
-            pq.write_table(pa.table({**columns, "score": scores}), folder / "predictions" / f"{arm}-{seed}.parquet")
-            facts = {"arm": arm, "seed": seed, "params": 1234, "train_seconds": 2.0 * seed, "samples_per_second": 5e4,
-                     "epochs": 3, "best_epoch": 2, "valid_auc": [0.6, 0.7, 0.69], **what_it_is(arm)}  # fmt: skip
-            (folder / "runs" / f"{arm}-{seed}.json").write_text(json.dumps(facts))
-    items = np.arange(num_rows) % 40
-    facts = {
-        "category": [f"c{item % 3} {NASTY}" for item in items],
-        "item_exposures": pa.array([EXPOSURES[item % 10] for item in items], pa.int64()),
-        "history_length": pa.array(items % 21, pa.int64()),
-        "has_item_vector": items % 9 > 0,
-        "has_user_vector": items % 7 > 0,
-    }
-    pq.write_table(
-        pa.table({"event_id": columns["event_id"], "split": columns["split"], **facts}), folder / "rows.parquet"
-    )
-    split = {"train": 8000, "valid": num_rows // 3, "test": num_rows - num_rows // 3}
-    return {"arms": list(strength), "seeds": list(SEEDS), "space_id": "abc123", "split": split, "split_digest": "d1g"}
-
-
-def what_it_is(arm):
-    is_tabular = arm in ("deepfm", "din", "dcnv2", "mlp", "elec_vanilla")
-    return {
-        "backbone": arm if arm in ("deepfm", "dcnv2", "mlp") else "din",
-        "module": "none" if is_tabular else "msd",
-        "vectors": None if is_tabular else PLACEBOS.get(arm, "student"),
-        "learns_from": "elec_gain" if arm == "elec_vanilla" else "",
-    }
-
-
-def write_holdout(folder, vocabulary):
-    rows = [
-        {"prompt_id": f"{level}:{number}", "level": level, "entity_id": f"{number} {vocabulary}", "stratum": vocabulary,
-         "text": f"title {number} {vocabulary}\n" + "long " * 200, "teacher_explicit": ["Space Opera", vocabulary],
-         "teacher_implicit": [], "student_explicit": ["space opera"], "student_implicit": [vocabulary], "f1": 0.5}
-        for number in range(6)
-        for level in ("item", "user")
-    ]  # fmt: skip
-    pq.write_table(pa.Table.from_pylist(rows), folder / "holdout.parquet")
-    gold = {"rows": 9, "f1_micro": 0.25, "f1_micro_interval": [0.125, 0.375]}
-    return {"f1_micro": 0.5, "f1_micro_interval": [0.4, 0.6], "f1_macro": 0.4, "tau": 0.75, "gold_rows": 12,
-            "train_rows": 80, "f1_by_list": {"explicit": 0.625, "implicit": 0.375}, "f1_untrained_micro": 0.01,
-            "f1_frequent_micro": 0.3, "f1_nearest_micro": 0.35, "gold": gold}  # fmt: skip
-
-
-def teacher_rows(vocabulary):
-    row = {f.name: 0 if pa.types.is_integer(f.type) else vocabulary for f in schemas.TEACHER_OUTPUTS}
-    row |= {"reason": None, "explicit_phrases": [vocabulary], "implicit_phrases": [], "prompt_tokens": 30,
-            "output_tokens": 20, "reference_ids": []}  # fmt: skip
-    return pa.Table.from_pylist([{**row, "prompt_id": f"item:{n}"} for n in range(6)], schema=schemas.TEACHER_OUTPUTS)
-
-
-def write_quality(folder, vocabulary):
-    """What the stage wrote once, with a stratum of any name."""
-    facts = json.loads(Path(__file__).with_name("quality.json").read_text(encoding="utf-8"))
-    facts["coverage"]["levels"]["item"]["strata"][0]["stratum"] = vocabulary
-    (folder / "quality.json").write_text(json.dumps(facts), encoding="utf-8")
-
-
-def some_rows(schema, count, change):
-    """So many rows of a schema, all alike but for their event."""
-    row = {f.name: 0 if pa.types.is_integer(f.type) else [] if pa.types.is_map(f.type) else "x" for f in schema}
-    row |= {f.name: 0 for f in schema if pa.types.is_timestamp(f.type)}
-    return pa.Table.from_pylist([{**row, "event_id": number, **change} for number in range(count)], schema=schema)
 
 
 @pytest.fixture(scope="module")
@@ -195,6 +72,63 @@ def test_intervals_hold_their_middle_and_the_strong_arm_is_found(written):
     assert report["claims"] == [{"arm": "msd_frozen", "finding": "gain"}]
     assert outcome.details == {"claims": {"msd_frozen": "gain"}}
     assert report["verdict"][0].startswith("msd_frozen beats both of its placebos")
+
+
+def test_three_intervals_stand_beside_each_other_and_mean_the_same_difference(written):
+    for arm in written[2]["arms"]:
+        kinds = [arm[name] for name in ("delta_auc_vs", "delta_auc_users_vs", "delta_auc_delong_vs")]
+        assert kinds[0].keys() == kinds[1].keys() == kinds[2].keys()
+        for other, delta in kinds[0].items():
+            assert kinds[1][other][1] == pytest.approx(delta[1])
+            assert kinds[2][other][1] == pytest.approx(delta[1])
+            assert kinds[2][other][2] - kinds[2][other][0] == pytest.approx(
+                kinds[1][other][2] - kinds[1][other][0], rel=0.6
+            )
+
+
+def test_cold_items_and_other_parts_are_judged_beside_the_whole(written):
+    report = written[2]
+    assert report["cold"]["exposures_below"] == 10
+    assert report["cold"]["rows"] == sum(bucket["rows"] for bucket in report["exposure"][:2]) + sum(
+        part["rows"] for part in report["slices"] if part["family"] == "decile" and part["name"] == "7"
+    )
+    msd = next(arm for arm in report["cold"]["arms"] if arm["name"] == "msd_frozen")
+    assert msd["delta_auc_vs"].keys() == STRENGTH.keys() - {"msd_frozen"}
+    assert msd["delta_auc_vs"]["din"][0] > 0
+    families = {part["family"] for part in report["slices"]}
+    assert families == {"decile", "category", "history", "item_vector", "user_vector"}
+    for family in families:
+        parts = [part for part in report["slices"] if part["family"] == family]
+        assert sum(part["rows"] for part in parts) == report["test"]["rows"]
+        assert sum(part["clicks"] for part in parts) == report["test"]["clicks"]
+
+
+def test_leaks_are_named_and_take_every_claim_back(tmp_path, page_of):
+    datasets = made_up_datasets(tmp_path, num_users=20, leaks=7)
+    outcome = write_report(CONFIG, tmp_path / "report" / "0", **datasets)
+    assert outcome.details == {"claims": {"msd_frozen": "no_claim"}}
+    report = json.loads((tmp_path / "report" / "report.json").read_text(encoding="utf-8"))
+    assert report["audit"]["leaks"] == {"history": 7}
+    assert len(report["audit"]["first"]) == 5
+    words = "".join(page_of((tmp_path / "report" / "report.html").read_text(encoding="utf-8")).words)
+    assert "7 findings in 70 rows (history 7)" in words
+    assert "after the row" in words
+    assert "beats both" not in words
+
+
+def test_a_vanilla_network_is_judged_by_what_it_keeps(tmp_path, page_of):
+    strength = STRENGTH | {"elec_gain": 1.6, "elec_vanilla": 1.2}
+    write_report(CONFIG, tmp_path / "report" / "0", **made_up_datasets(tmp_path, strength=strength))
+    report = json.loads((tmp_path / "report" / "report.json").read_text(encoding="utf-8"))
+    gap = arm_of(report, "elec_vanilla")["gap_recovered"]
+    assert (gap["base"], gap["gain"]) == ("din", "elec_gain")
+    auc = {arm["name"]: arm["auc"] for arm in report["arms"]}
+    share = (auc["elec_vanilla"] - auc["din"]) / (auc["elec_gain"] - auc["din"])
+    assert gap["share"][1] == pytest.approx(share)
+    assert gap["share"][0] < share < gap["share"][2]
+    assert {"arm": "elec_vanilla", "finding": "recovers"} in report["claims"]
+    words = "".join(page_of((tmp_path / "report" / "report.html").read_text(encoding="utf-8")).words)
+    assert "What is kept without reading text" in words
 
 
 def test_exposure_buckets_share_out_the_test_rows(written):
