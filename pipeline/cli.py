@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline import ablation_cli, audit, curve, doctor, gold_cli, job, results, runner, view
+from pipeline import ablation_cli, audit, curve, doctor, gold_cli, job, results, runner, tuning_cli, view
 from pipeline.call import DebugOption, PresetOption, SetOption, SourceOption, WorkOption, plan_of
 from pipeline.errors import MsdError, UsageError
 from pipeline.progress import note
@@ -176,6 +176,9 @@ def doctor_(work: WorkOption = Path("work"), debug: DebugOption = False) -> None
     """Checks the machine (Java, Redis, libraries, models, memory, GPU) and says how to mend what is missing."""
     if not doctor.examine(work):
         raise typer.Exit(1)
+
+
+app.command(name="tune")(tuning_cli.tune)
 
 
 def main(arguments: list[str] | None = None) -> None:
