@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from msd_models.arms import Backbone
 from msd_models.attention import Attention, Dice, sum_by_example
 from msd_models.ctr_inputs import Batch, CtrInputs
+from msd_models.dropout import Dropout
 from msd_models.field_embeddings import SPARSE_FROM_ROWS, Embedded, FieldEmbeddings
 from pipeline.config import CtrModel
 
@@ -160,7 +161,7 @@ def dense_layers(width: int, config: CtrModel, activation: Callable[[int], nn.Mo
     """Linear, activation and dropout for each hidden width."""
     layers: list[nn.Module] = []
     for size in config.hidden:
-        layers += [nn.Linear(width, size), activation(size), nn.Dropout(config.dropout)]
+        layers += [nn.Linear(width, size), activation(size), Dropout(config.dropout)]
         width = size
     return nn.Sequential(*layers)
 

@@ -77,7 +77,7 @@ class CtrInputs:
     vector_row_C: Tensor
     """Vector row of each catalogue entry; int64."""
     sampled_rows: Mapping[str, Rows]
-    """Vector rows that a sample of the training examples names, distinct and none 0: of `items`, `users`, `contexts`."""
+    """Vector rows that a sample of the training examples names, distinct, none 0: of `items`, `users`, `contexts`."""
     records: Mapping[str, RecordFile]
     """Split → its examples."""
 
@@ -90,18 +90,26 @@ class CtrInputs:
         """Examples of a split."""
         return len(self.records[split])
 
-    def batch(self, records_B: npt.NDArray[np.void]) -> Batch:
-        """Unpacks records."""
+    def batch(self, records_B: npt.NDArray[np.void], *, with_vectors: bool = True) -> Batch:
+        """Unpacks records.
+
+        Args:
+            records_B: some examples.
+            with_vectors: False leaves history_rows_BL at 0, for networks that read no vectors.
+        """
         history_BL = _whole(records_B["history"])
         flags_BL = records_B["flags"]
-        is_known_BL = torch.from_numpy((flags_BL & IS_KNOWN) > 0)
+        if with_vectors:
+            history_rows_BL = self.vector_row_C[history_BL] * torch.from_numpy((flags_BL & IS_KNOWN) > 0)
+        else:
+            history_rows_BL = torch.zeros((), dtype=torch.int64).expand(history_BL.shape)
         return Batch(
             codes_BF=_whole(records_B["codes"]),
             numbers_BM=torch.from_numpy(records_B["numbers"].astype(np.float32)),
             history_BL=history_BL,
             is_liked_BL=torch.from_numpy((flags_BL & IS_LIKED) > 0),
             gap_BL=_whole(records_B["gaps"]),
-            history_rows_BL=self.vector_row_C[history_BL] * is_known_BL,
+            history_rows_BL=history_rows_BL,
             item_row_B=_whole(records_B["item_row"]),
             user_row_B=_whole(records_B["user_row"]),
             context_rows_BQ=_whole(records_B["context_rows"]),

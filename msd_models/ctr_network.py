@@ -60,6 +60,11 @@ class CtrNetwork(nn.Module):
         """Whether the score depends on vectors."""
         return self.reader is not None
 
+    @property
+    def learns_from_vectors(self) -> bool:
+        """Whether the loss depends on vectors, even where the score does not."""
+        return self.reads_vectors
+
     def forward(self, batch: Batch) -> Tensor:
         """logit_B: what is served."""
         return self.read(batch).logit_B

@@ -71,6 +71,11 @@ class TaughtNetwork(CtrNetwork):
         """Whether a trained gain network must be loaded before training."""
         return self.lesson.schedule is Schedule.GAIN_FIRST
 
+    @property
+    def learns_from_vectors(self) -> bool:
+        """The gain network reads them."""
+        return self.gain.learns_from_vectors
+
     def load_gain(self, state: dict[str, Tensor]) -> None:
         """Takes the served_state of the trained gain network."""
         self.gain.load_served(state)

@@ -89,13 +89,14 @@ class FieldEmbeddings(nn.Module):
         items_W = items_E.view(item_codes.shape[0], 2 * width)
         events_PW = items_W.index_select(0, entry_P) if reads_catalogue else items_W
         example_P = place_P // batch.history_BL.shape[1]
+        marks_PW = self._marks(batch, place_P, example_P)
         numbers_BME = batch.numbers_BM.unsqueeze(2) * self.numbers_ME
         return Embedded(
             codes_BFE=codes_BFE,
             fields_BNE=torch.cat([codes_BFE, numbers_BME], dim=1),
             target_BW=torch.cat([codes_BFE[:, field] for field in self.item_fields], dim=1),
             events=Events(
-                vectors_PW=events_PW + self._marks(batch, place_P, example_P),
+                vectors_PW=events_PW if marks_PW is None else events_PW + marks_PW,
                 example_P=example_P,
                 is_event_P=entry_P > 0 if self.keeps_padding else None,
             ),
@@ -107,12 +108,15 @@ class FieldEmbeddings(nn.Module):
             return torch.arange(history_BL.numel(), device=history_BL.device)
         return history_BL.reshape(-1).nonzero().squeeze(1)
 
-    def _marks(self, batch: Batch, place_P: Tensor, example_P: Tensor) -> Tensor:
+    def _marks(self, batch: Batch, place_P: Tensor, example_P: Tensor) -> Tensor | None:
         """What is known of an event besides its item: that it was no click, how long ago and how many came after it.
 
-        All combinations are added up first, some hundred rows, so that an event costs one lookup.
+        All combinations are added up first, some hundred rows, so that an event costs one lookup; none where nothing is
+        known.
         """
         is_skipped_P = (~batch.is_liked_BL.reshape(-1)[place_P]).long()
+        if self.places_LW is None and not self.keeps_padding and not is_skipped_P.any():
+            return None
         table_KW = torch.stack([torch.zeros_like(self.skipped_W), self.skipped_W])
         if self.places_LW is None or self.gaps_GW is None:
             return table_KW.index_select(0, is_skipped_P)

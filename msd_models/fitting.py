@@ -105,7 +105,10 @@ def score(network: CtrNetwork, inputs: CtrInputs, batches: Iterator[Records]) ->
     was_training = network.training
     network.eval()
     device = next(network.parameters()).device
-    scores = [torch.sigmoid(network(inputs.batch(records).to(device)).float()).cpu() for records in batches]
+    scores = [
+        torch.sigmoid(network(inputs.batch(records, with_vectors=network.reads_vectors).to(device)).float()).cpu()
+        for records in batches
+    ]
     network.train(was_training)
     return torch.cat(scores).numpy() if scores else np.zeros(0, dtype=np.float32)
 
@@ -186,7 +189,8 @@ class _Training:
 
     def _unpacked(self, records: Records) -> Batch:
         own = records[self.group.rank :: self.group.size]
-        return _forgetful(self.inputs.batch(own), self.inputs, self.config).to(self.device)
+        batch = self.inputs.batch(own, with_vectors=self.network.learns_from_vectors)
+        return _forgetful(batch, self.inputs, self.config).to(self.device)
 
     def _step(self, batch: Batch, num_rows: int) -> None:
         with _mixed_precision(self.config, self.device):
