@@ -47,7 +47,7 @@ def measure(ctr_model: Dataset, audit: Dataset, tables: Mapping[int, Sequence[st
     rows = read_scores(ctr_model)
     resampled = resample(rows, list(rows.scores), rounds=ROUNDS, seed=0)
     leaks = read_leaks(audit)
-    shared = {**_manifest(ctr_model)["settings"], "arms": None}
+    shared = _manifest(ctr_model)["settings"]
     measured: dict[str, Any] = {}
     if 2 in tables:
         measured["2"] = [_model_row(arm, rows, resampled) for arm in tables[2]]

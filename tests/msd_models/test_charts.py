@@ -68,3 +68,20 @@ def test_reliability_keeps_perfect_promises_on_the_diagonal(pairs):
     drawn = charts.reliability({"din": perfect}, {"din": "tabular"})
     for x, y in drawn["plots"][0]["points"]:
         assert (x - drawn["left"]) + (y - drawn["top"]) == pytest.approx(drawn["size"], abs=0.2)
+
+
+MARKS = st.dictionaries(st.integers(0, 200).map(str), st.floats(0.4, 0.9), min_size=1, max_size=8)
+
+
+@given(MARKS, MARKS)
+def test_tuning_draws_both_courses_inside(student, tuned):
+    drawn = charts.tuning({"student": {"valid_auc": student}, "tuned": {"valid_auc": tuned}})
+    assert [len(line["points"]) for line in drawn["lines"]] == [len(student), len(tuned)]
+    for line in drawn["lines"]:
+        assert all(drawn["left"] <= x <= drawn["right"] and 0 <= y <= drawn["bottom"] for x, y in line["points"])
+        assert [x for x, _ in line["points"]] == sorted(x for x, _ in line["points"])
+
+
+@pytest.mark.parametrize("curve", [{}, {"student": {"valid_auc": {}}, "tuned": {"valid_auc": {"0": 0.5}}}])
+def test_a_student_left_as_it_is_has_no_course(curve):
+    assert charts.tuning(curve) is None

@@ -46,8 +46,8 @@ def made_up_datasets(root, strength=STRENGTH, num_users=60, rows_per_user=15, vo
             details = {"is_tuned": True, "valid_auc_student": 0.5, "valid_auc_tuned": 0.75, "valid_labels": 2000}
             marks = {name: {"loss": [0.7, 0.6], "valid_auc": {0: 0.5, 20: value}} for name, value in LIVE_AUC.items()}
             (dataset.folder / "curve.json").write_text(json.dumps(marks))
-        commit(dataset, replace(outcome, details=details), {"source": "made up", "seconds": 12.5,
-                                                            "created_at": "2026-01-02T03:04:05+00:00"})  # fmt: skip
+        facts = {"source": "made up", "seconds": 12.5, "created_at": "2026-01-02T03:04:05+00:00"}
+        commit(dataset, replace(outcome, details=details), facts | {"settings": {"mask": "popular", "top_k": 5}})
     return datasets
 
 
@@ -95,8 +95,14 @@ def what_it_is(arm):
         "module": "none" if is_tabular else "msd",
         "vectors": None if is_tabular else PLACEBOS.get(arm, "student"),
         "learns_from": "elec_gain" if arm == "elec_vanilla" else "",
-        "settings": {"top_k": int(arm[6:])} if arm.startswith("msd_k_") else {},
+        "settings": own_settings(arm),
     }
+
+
+def own_settings(arm):
+    if arm.startswith("msd_k_"):
+        return {"top_k": int(arm.removeprefix("msd_k_"))}
+    return {"mask": arm.removeprefix("msd_mask_")} if arm.startswith("msd_mask_") else {}
 
 
 def write_holdout(folder, vocabulary):
