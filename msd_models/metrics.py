@@ -57,7 +57,7 @@ def auc(labels: Labels, scores: Floats) -> float:
     keys |= labels == 1
     keys.sort()
     num_positives, not_above, tied = 0, 0, 0
-    for first, last in _whole_scores(keys):
+    for first, last in _whole_groups(keys, 1):
         places = np.flatnonzero(keys[first:last] & 1)
         # The positive at place i has i rows before it: the positives counted so far, and negatives not above it.
         not_above += int(places.sum()) + len(places) * first
@@ -82,21 +82,14 @@ def grouped_auc(labels: Labels, scores: Floats, users: Codes) -> GroupedAuc:
     keys |= _ordered(scores) << 1
     keys |= labels == 1
     keys.sort()
-    owners = keys >> np.uint64(32)
-    user_starts = np.flatnonzero(np.r_[True, owners[1:] != owners[:-1]])
-    num_rows = np.diff(np.r_[user_starts, len(keys)])
-    ranks = _tied_ranks(keys >> np.uint64(1)) - np.repeat(user_starts, num_rows)
-    is_click = keys & np.uint64(1)
-    num_clicks = np.add.reduceat(is_click.astype(np.int64), user_starts)
-    rank_sums = np.add.reduceat(ranks * is_click, user_starts)
+    parts = [_within_users(keys[first:last]) for first, last in _whole_groups(keys, 32)]
+    num_rows, num_clicks, user_aucs = (np.concatenate(columns) for columns in zip(*parts, strict=True))
     is_mixed = (num_clicks > 0) & (num_clicks < num_rows)
     if not is_mixed.any():
-        return GroupedAuc(by_impression=float("nan"), by_user=float("nan"), num_users=0, num_left_out=len(user_starts))
-    clicks, rows = num_clicks[is_mixed], num_rows[is_mixed]
-    user_aucs = (rank_sums[is_mixed] - clicks * (clicks + 1) / 2) / (clicks * (rows - clicks))
+        return GroupedAuc(by_impression=float("nan"), by_user=float("nan"), num_users=0, num_left_out=len(num_rows))
     return GroupedAuc(
-        by_impression=float(np.average(user_aucs, weights=rows)),
-        by_user=float(user_aucs.mean()),
+        by_impression=float(np.average(user_aucs[is_mixed], weights=num_rows[is_mixed])),
+        by_user=float(user_aucs[is_mixed].mean()),
         num_users=int(is_mixed.sum()),
         num_left_out=int((~is_mixed).sum()),
     )
@@ -148,12 +141,13 @@ def _ordered(scores: Floats) -> npt.NDArray[np.uint32]:
     return np.unique(scores, return_inverse=True)[1].astype(np.uint32)
 
 
-def _whole_scores(keys: npt.NDArray[np.uint32]) -> Iterator[tuple[int, int]]:
-    """Runs of about CHUNK_ROWS sorted keys, from one row to another, that part no two equal scores."""
+def _whole_groups(keys: npt.NDArray[np.unsignedinteger], bits: int) -> Iterator[tuple[int, int]]:
+    """Runs of about CHUNK_ROWS sorted keys, from one row to another, that part no two keys equal above the low bits."""
+    low_bits = keys.dtype.type((1 << bits) - 1)
     first = 0
     while first < len(keys):
         last = min(first + CHUNK_ROWS, len(keys))
-        last = int(keys.searchsorted(keys[last - 1] | np.uint32(1), side="right"))
+        last = int(keys.searchsorted(keys[last - 1] | low_bits, side="right"))
         yield first, last
         first = last
 
@@ -165,6 +159,20 @@ def _tied_pairs(keys: npt.NDArray[np.uint32]) -> int:
     values = keys[starts]
     mixed = np.flatnonzero((values[:-1] & 1 == 0) & (values[1:] == values[:-1] + 1))
     return int((num_rows[mixed] * num_rows[mixed + 1]).sum())
+
+
+def _within_users(keys: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Floats]:
+    """Rows, clicks and AUC of each user among sorted keys of user, score and label; NaN where one class is missing."""
+    users, is_click = keys >> np.uint64(32), (keys & np.uint64(1)).astype(np.int64)
+    starts = np.flatnonzero(np.r_[True, users[1:] != users[:-1]])
+    num_rows = np.diff(np.r_[starts, len(keys)])
+    ranks = _tied_ranks(keys >> np.uint64(1)) - np.repeat(starts, num_rows)
+    num_clicks = np.add.reduceat(is_click, starts)
+    rank_sums = np.add.reduceat(ranks * is_click, starts)
+    num_pairs = num_clicks * (num_rows - num_clicks)
+    with np.errstate(invalid="ignore"):
+        aucs = (rank_sums - num_clicks * (num_clicks + 1) / 2) / num_pairs
+    return num_rows, num_clicks, aucs
 
 
 def _tied_ranks(keys: npt.NDArray[np.uint64]) -> Floats:
