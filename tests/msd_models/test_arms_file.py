@@ -72,10 +72,11 @@ def test_a_users_file_changes_an_arm_key_by_key_and_makes_new_ones(arms_of):
 
 
 def test_what_a_file_changes_of_an_arm_holds_for_those_that_are_like_it(arms_of):
-    arms = arms_of("[msd.settings]\ntop_k = 2\n[default.space]\ntop_k = { low = 1, high = 9 }")
+    arms = arms_of("[msd.settings]\ntop_k = 2\n[default.space]\nbatch_size = { low = 64, high = 512 }")
     assert arms["msd_no_user"].settings == {"top_k": 2}
-    assert arms["msd_frozen"].settings == {}
-    assert all(arm.space["top_k"] == {"low": 1, "high": 9, "log": False} for arm in arms.values())
+    assert arms["raw_text"].settings == {"top_k": 2}
+    assert arms["din"].settings == {}
+    assert all(arm.space["batch_size"] == {"low": 64, "high": 512, "log": False} for arm in arms.values())
 
 
 def test_an_arms_own_settings_lie_over_the_stages(arms_of):
