@@ -1,7 +1,8 @@
 """prompts: the sampled items and users that the teacher will read (docs/methods.md).
 
-Users are drawn once each, at one snapshot inside the training window that a stable hash picks, so that nothing after
-the window can reach the teacher. A user's stratum is the band of the history's length, and longer histories weigh more.
+Users are drawn once each, at one snapshot inside the training window that a stable hash picks, and before the user's
+first event of valid or test, so that the teacher reads nothing that a model is judged by. A user's stratum is the band
+of the history's length, and longer histories weigh more.
 """
 
 from collections.abc import Iterator, Mapping
@@ -28,11 +29,16 @@ SAMPLED = pa.schema([field for field in schemas.PROMPTS if field.name not in ("r
 
 
 def make(
-    items: DataFrame, users: DataFrame, item_stats: DataFrame, histories: DataFrame, config: configs.Prompts
+    items: DataFrame,
+    users: DataFrame,
+    interactions: DataFrame,
+    item_stats: DataFrame,
+    histories: DataFrame,
+    config: configs.Prompts,
 ) -> Made:
     """Item rows and user rows, near-duplicates side by side; candidates that were not drawn are skipped."""
     item_candidates = held(_item_candidates(items, item_stats, config))
-    user_candidates = held(_user_candidates(histories, item_stats, config))
+    user_candidates = held(_user_candidates(histories, interactions, item_stats, config))
     strata = _strata({"item": item_candidates, "user": user_candidates}, config)
     sampled_items = draw(item_candidates, strata["item"], seed=config.seed)
     sampled_users = draw(user_candidates, strata["user"], seed=config.seed)
@@ -76,11 +82,17 @@ def _item_candidates(items: DataFrame, item_stats: DataFrame, config: configs.Pr
     )
 
 
-def _user_candidates(histories: DataFrame, item_stats: DataFrame, config: configs.Prompts) -> DataFrame:
+def _user_candidates(
+    histories: DataFrame, interactions: DataFrame, item_stats: DataFrame, config: configs.Prompts
+) -> DataFrame:
     window = item_stats.agg(F.max("counted_until").alias("window_ends_at"))
-    inside = histories.join(F.broadcast(window), how="cross").filter(
-        (F.col("snapshot_at") < F.col("window_ends_at")) & (F.col("num_events") >= MIN_EVENTS)
-    )
+    judged = interactions.filter(F.col("split").isin("valid", "test"))
+    first_judged = judged.groupBy("user_id").agg(F.min("event_at").alias("first_judged_at"))
+    known = histories.join(first_judged, on="user_id", how="left").join(F.broadcast(window), how="cross")
+    # Where users and not times are divided, or as the source says, a user may be judged inside the training window.
+    is_unjudged = F.col("first_judged_at").isNull() | (F.col("snapshot_at") <= F.col("first_judged_at"))
+    is_inside = F.col("snapshot_at") < F.col("window_ends_at")
+    inside = known.filter(is_inside & is_unjudged & (F.col("num_events") >= MIN_EVENTS))
     pick = stable_hash(config.seed, F.lit("snapshot"), F.col("user_id"), F.unix_micros("snapshot_at"))
     chosen = inside.groupBy("user_id").agg(F.min_by(F.struct("snapshot_at", "num_events"), pick).alias("chosen"))
     seconds = F.unix_seconds("chosen.snapshot_at").cast("string")
