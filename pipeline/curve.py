@@ -100,6 +100,8 @@ def variant_plan(plan: Plan, variant: Variant, *, pairs: bool) -> Plan:
     settings["student"] = student
     for name in ("item_features", "user_features"):
         settings[name] = replace(settings[name], online=False)
+    # A point is about distillation: its arms read the student as it is, so it need not be tuned by clicks.
+    settings["tuned_student"] = replace(settings["tuned_student"], max_steps=0)
     settings["ctr_model"] = replace(settings["ctr_model"], arms=ARMS)
     return runner.make_plan(plan.workspace, plan.source, settings)
 

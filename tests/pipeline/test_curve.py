@@ -11,11 +11,10 @@ from pipeline.curve import ARMS, DEFAULT_SHARES, Variant, parse_shares, variant_
 from pipeline.errors import UsageError
 from pipeline.runner import make_plan
 from pipeline.source import parse_source
-from pipeline.stages import BY_NAME
+from pipeline.stages import BY_NAME, with_ancestors
 from pipeline.storage import Workspace
 
-AFTER_THE_STUDENT = {"student", "item_vectors", "user_vectors", "item_features", "user_features", "examples",
-                     "ctr_model", "report"}  # fmt: skip
+AFTER_THE_STUDENT = {name for name in BY_NAME if "student" in {stage.name for stage in with_ancestors([name])}}
 
 
 @pytest.fixture
@@ -39,6 +38,7 @@ def test_points_share_everything_above_the_student(plan):
     for one in (few, all_rows):
         assert one.settings["ctr_model"].arms == ARMS
         assert not one.settings["item_features"].online
+        assert one.settings["tuned_student"].max_steps == 0
 
 
 def test_pairs_differ_by_the_augmentation_alone(plan):
