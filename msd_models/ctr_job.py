@@ -181,7 +181,8 @@ def _leave(
 def _save(network: CtrNetwork, path: Path, facts: dict[str, str], config: CtrModel) -> None:
     from safetensors.torch import save
 
-    weights = {name: tensor.cpu().contiguous() for name, tensor in network.served_state().items()}
+    # Cloned: tables that several parts of a network read are one tensor, which safetensors refuses to write twice.
+    weights = {name: tensor.cpu().contiguous().clone() for name, tensor in network.served_state().items()}
     content = save(weights, {**facts, "settings": json.dumps(identity(config))})
     write_atomically(path, _in_one_order(content))
 
