@@ -38,7 +38,7 @@ class Table(Protocol):
         """Rows of the table, the missing one not counted."""
 
     def take(self, rows_U: Tensor) -> Tensor:
-        """vectors_UD of distinct rows, none of them 0; gradients may lead through them."""
+        """vectors_UD of distinct rows that have one; gradients may lead through them."""
 
     def has(self, rows: Tensor) -> Tensor:
         """Which rows, of any shape, have a vector; 0 has none."""
@@ -82,7 +82,7 @@ class FrozenTable(nn.Module):
             return torch.from_numpy(self._table.take(rows_U.cpu().numpy() - 1)).to(rows_U.device)
         if self._held_ND is None or self._held_ND.device != rows_U.device:
             self._held_ND = torch.from_numpy(self._table.take(np.arange(len(self)))).to(rows_U.device)
-        return self._held_ND[rows_U - 1]
+        return self._held_ND.index_select(0, rows_U - 1)
 
     def has(self, rows: Tensor) -> Tensor:
         """Which rows have a vector."""
@@ -111,11 +111,11 @@ class Adaptor(nn.Module):
             adapted_UA with the missing vector's e' first, the place of each row in it, and whether each row has one.
         """
         table = self.table if table is None else table
-        rows_U, place = distinct_rows(rows, len(table))
+        has_vector = table.has(rows)
+        rows_U, place = distinct_rows(rows * has_vector, len(table))
         weight, bias = standardising(self.first, table)
         adapted_UA = self.last(torch.relu(nn.functional.linear(table.take(rows_U), weight, bias)))
-        adapted_UA = torch.where(table.has(rows_U).unsqueeze(1), adapted_UA, self.missing_A)
-        return torch.cat([self.missing_A.unsqueeze(0), adapted_UA]), place, table.has(rows)
+        return torch.cat([self.missing_A.unsqueeze(0), adapted_UA]), place, has_vector
 
 
 def standardising(layer: nn.Linear, table: Table) -> tuple[Tensor, Tensor]:

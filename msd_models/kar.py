@@ -58,14 +58,13 @@ class ExpertMixture(nn.Module):
             rows_B: 0 for a missing vector.
             shared: the experts of both sides, which belong to neither.
         """
-        rows_U, place_B = distinct_rows(rows_B, len(self.table))
+        has_vector_B = self.table.has(rows_B)
+        rows_U, place_B = distinct_rows(rows_B * has_vector_B, len(self.table))
         vectors_UD = (self.table.take(rows_U) - self.table.mean_D) * self.table.scale_D
         outputs_UGA = torch.stack([expert(vectors_UD) for expert in chain(shared, self.own)], dim=1)
         weight_UG1 = torch.softmax(self.gate(vectors_UD), dim=1).unsqueeze(2)
-        mixed_UA = (weight_UG1 * outputs_UGA).sum(1)
-        mixed_UA = torch.where(self.table.has(rows_U).unsqueeze(1), mixed_UA, self.missing_A)
-        mixed_UA = torch.cat([self.missing_A.unsqueeze(0), mixed_UA])
-        return nn.functional.embedding(place_B, mixed_UA), self.table.has(rows_B).unsqueeze(1).float()
+        mixed_UA = torch.cat([self.missing_A.unsqueeze(0), (weight_UG1 * outputs_UGA).sum(1)])
+        return nn.functional.embedding(place_B, mixed_UA), has_vector_B.unsqueeze(1).float()
 
 
 def _expert(dim: int, config: CtrModel) -> nn.Sequential:
