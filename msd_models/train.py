@@ -21,6 +21,7 @@ from msd_models.arms_file import read_arms
 from msd_models.ctr_inputs import CtrInputs
 from msd_models.ctr_job import Job, train_one, write_job
 from msd_models.ctr_records import open_inputs
+from msd_models.ctr_settings import check_settings
 from msd_models.process_group import Launch, launch_torchrun
 from msd_models.record_files import Records
 from msd_models.vector_alignment import align_vectors, open_vectors
@@ -106,32 +107,8 @@ def _ordered(config: CtrModel, arms: Mapping[str, Arm]) -> list[Arm]:
             chain.append(arms[chain[-1].learns_from])
         ordered.update({arm.name: arm for arm in reversed(chain)})
     for arm in ordered.values():
-        _check(arm.name, settings_of(arm, config))
+        check_settings(arm.name, settings_of(arm, config))
     return list(ordered.values())
-
-
-def _check(arm: str, config: CtrModel) -> None:
-    problems = [
-        (not config.arms, "arms", "is empty; name one arm at least"),
-        (not config.seeds, "seeds", "is empty; name one seed at least"),
-        (not 0 <= config.mask_min <= config.mask_max <= 1, "mask_min and mask_max", "must be shares, in this order"),
-        (config.learning_rate <= 0, "learning_rate", f"is {config.learning_rate}; choose a number above 0"),
-        (config.amp not in ("auto", "off", "bfloat16"), "amp", f"is '{config.amp}'; choose auto, off or bfloat16"),
-    ]
-    for name in ("dropout", "id_dropout", "vector_dropout"):
-        value = getattr(config, name)
-        problems.append((not 0 <= value < 1, name, f"is {value}; choose 0 or more, below 1"))
-    for name in ("embedding_dim", "adaptor_dim", "top_k", "batch_size", "max_epochs", "pool_rows", "processes"):
-        value = getattr(config, name)
-        problems.append((value < 1, name, f"is {value}; choose 1 or more"))
-    problems.append((config.threads < 1, "threads", f"is {config.threads}; choose 1 or more"))
-    problems.append(
-        (not config.hidden or min(config.hidden) < 1, "hidden", "must name one width or more, each 1 or up")
-    )
-    for is_wrong, name, sentence in problems:
-        if is_wrong:
-            where = "" if arm in config.arms and len(config.arms) == 1 else f" (arm {arm})"
-            raise ConfigError(f"[ctr_model] {name} {sentence}{where}; for instance --set ctr_model.{name.split()[0]}=…")
 
 
 def _train_jobs(
