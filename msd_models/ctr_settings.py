@@ -46,11 +46,11 @@ def check_settings(arm: str, config: CtrModel) -> None:
     """Raises a ConfigError for the first setting that is out of its range.
 
     Args:
-        arm: whose settings they are; messages name it where there are several.
-        config: the stage's settings with the arm's own laid over them.
+        arm: whose settings they are, named where there are several; empty: the stage's own.
+        config: the stage's settings, with the arm's own laid over them.
     """
     for name, sentence in _problems(config):
-        where = "" if config.arms == (arm,) else f" (arm {arm})"
+        where = "" if not arm or config.arms == (arm,) else f" (arm {arm})"
         raise ConfigError(f"[ctr_model] {name} {sentence}{where}; for instance --set ctr_model.{name.split()[0]}=…")
 
 

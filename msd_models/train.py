@@ -97,6 +97,7 @@ def _ordered(config: CtrModel, arms: Mapping[str, Arm]) -> list[Arm]:
     Raises:
         ConfigError: an unknown arm, or a setting out of its range.
     """
+    check_settings("", config)
     unknown = [name for name in config.arms if name not in arms]
     if unknown:
         raise ConfigError(f"[ctr_model] arms names {', '.join(unknown)}; there are {', '.join(arms)}")

@@ -50,6 +50,11 @@ def test_what_is_out_of_range_is_said_with_its_name(change, message):
         check_settings("din", replace(CtrModel(), **change))
 
 
+def test_the_stages_own_settings_belong_to_no_arm():
+    with pytest.raises(ConfigError, match=r"^\[ctr_model\] top_k is 0; choose 1 or more; for instance"):
+        check_settings("", CtrModel(top_k=0))
+
+
 def test_a_message_names_the_arm_where_there_are_several():
     with pytest.raises(ConfigError, match=r"\(arm din\); for instance"):
         check_settings("din", CtrModel(top_k=0))
