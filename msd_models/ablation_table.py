@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from msd_models.bootstrap import Resampled, interval
-from msd_models.comparison import BASE_ARM, describe, kinds_of, resample
+from msd_models.comparison import BASE_ARM, describe, kinds_of, relative_base, resample
 from msd_models.leaks import read_leaks
 from msd_models.metrics import rela_impr
 from msd_models.pictures import drawing_board, save_picture
@@ -28,21 +28,28 @@ LABELS = {
     "msd_no_fusion": "without item fusion",
     "msd_no_user": "without user level",
 }
+UNTUNED = (
+    "LoRA did not help on valid, so that the student stays as it is: MSD without LoRA reads the same vectors, and what"
+    " parts the two is chance."
+)
 COLOURS = {"tabular": "#59636e", "placebo": "#a15c00", "semantic": "#0b62c4", "distilled": "#6f42c1"}
 Table = Sequence[Mapping[str, Any]]
 
 
-def measure(ctr_model: Dataset, audit: Dataset, tables: Mapping[int, Sequence[str]]) -> dict[str, Any]:
+def measure(
+    ctr_model: Dataset, audit: Dataset, tuned_student: Dataset, tables: Mapping[int, Sequence[str]]
+) -> dict[str, Any]:
     """The tables' numbers.
 
     Args:
         ctr_model: with all arms of the tables.
         audit: of the same examples.
+        tuned_student: whose vectors MSD reads.
         tables: 2 and 3, or one of them, with their arms in order.
 
     Returns:
         `tables` as {"2": rows, "3": rows}, `verdict` over the arms of Table 2, what they rest on: `seeds`, `test`,
-        `audit`.
+        `audit`, and whether LoRA changed the student at all.
     """
     rows = read_scores(ctr_model)
     resampled = resample(rows, list(rows.scores), rounds=ROUNDS, seed=0)
@@ -60,6 +67,7 @@ def measure(ctr_model: Dataset, audit: Dataset, tables: Mapping[int, Sequence[st
         "test": {"rows": len(rows.labels), "clicks": int(rows.labels.sum()), "users": rows.num_users},
         "rounds": ROUNDS,
         "audit": leaks.sentence(),
+        "is_tuned": tuned_student.details["is_tuned"],
         "tables": measured,
         "verdict": sentences(judge(told, leaks), leaks) if told or leaks.total else [],
     }
@@ -116,10 +124,12 @@ def _manifest(dataset: Dataset) -> dict[str, Any]:
 
 
 def _model_row(arm: str, rows: ScoredRows, resampled: Resampled) -> dict[str, Any]:
-    base = resampled.rounds(BASE_ARM)
-    relative = [rela_impr(one, other) for one, other in zip(resampled.rounds(arm), base, strict=True)]
-    low, high = interval(np.array(relative))
-    middle = rela_impr(resampled.mean(arm), resampled.mean(BASE_ARM))
+    base = relative_base(resampled)
+    relative = None
+    if base is not None:
+        in_rounds = zip(resampled.rounds(arm), resampled.rounds(BASE_ARM), strict=True)
+        low, high = interval(np.array([rela_impr(one, other) for one, other in in_rounds]))
+        relative = [low, rela_impr(resampled.mean(arm), base), high]
     return {
         "arm": arm,
         "label": arm,
@@ -127,7 +137,7 @@ def _model_row(arm: str, rows: ScoredRows, resampled: Resampled) -> dict[str, An
         "auc": resampled.mean(arm),
         "auc_ci": resampled.interval(arm),
         "auc_by_seed": resampled.measured[arm].tolist(),
-        "rela_impr": [low, middle, high],
+        "rela_impr": relative,
         "delta_auc_vs_din": resampled.difference(arm, OPPONENT),
         "params": rows.runs[arm][0].get("params"),
     }
@@ -155,9 +165,10 @@ def _label(arm: str, settings: Mapping[str, Any]) -> str:
 
 def _headline(facts: Mapping[str, Any]) -> str:
     test = facts["test"]
+    untuned = "" if facts["is_tuned"] else f" {UNTUNED}"
     return (
         f"{facts['source']}: {test['rows']:,} test rows of {test['users']:,} users, {len(facts['seeds'])} seeds; 95%"
-        f" intervals from {facts['rounds']:,} resamples of users and seeds. {facts['audit']}"
+        f" intervals from {facts['rounds']:,} resamples of users and seeds. {facts['audit']}{untuned}"
     )
 
 
@@ -173,8 +184,7 @@ def _laid_out(facts: Mapping[str, Any]) -> dict[str, tuple[str, list[str], list[
                     row["label"],
                     f"{row['auc']:.4f}",
                     _between(row["auc_ci"], ".4f"),
-                    f"{row['rela_impr'][1]:+.2f}" if row["arm"] != BASE_ARM else "0",
-                    _between(row["rela_impr"][::2], "+.2f") if row["arm"] != BASE_ARM else "–",
+                    *_relative(row["rela_impr"], row["arm"]),
                     _delta(row["delta_auc_vs_din"]) if row["arm"] != OPPONENT else "–",
                 ]
                 for row in rows
@@ -193,6 +203,12 @@ def _laid_out(facts: Mapping[str, Any]) -> dict[str, tuple[str, list[str], list[
             ]
         laid[number] = (title, header, cells)
     return laid
+
+
+def _relative(relative: Sequence[float] | None, arm: str) -> tuple[str, str]:
+    if relative is None:
+        return "–", "–"
+    return ("0", "–") if arm == BASE_ARM else (f"{relative[1]:+.2f}", _between(relative[::2], "+.2f"))
 
 
 def _between(ends: Sequence[float], form: str) -> str:

@@ -62,7 +62,7 @@ def describe(rows: ScoredRows, resampled: Resampled) -> list[dict[str, Any]]:
     """What `compare_arms` gives, from resamples of all arms that are there already."""
     arms = list(rows.scores)
     kinds = kinds_of(rows)
-    base = resampled.mean(BASE_ARM) if BASE_ARM in arms else None
+    base = relative_base(resampled)
     placed = {arm: placements(rows.labels, list(rows.scores[arm])) for arm in arms}
 
     def delong(arm: str, other: str) -> list[float]:
@@ -113,6 +113,13 @@ def resample(
         drawn={arm: drawn[:, number] for number, arm in enumerate(arms)},
         seed_shares=draw_seeds(len(rows.seeds), rounds=rounds, seed=seed),
     )
+
+
+def relative_base(resampled: Resampled) -> float | None:
+    """AUC of BASE_ARM, or None where it was not trained or may be no better than chance: nothing relates to that."""
+    if BASE_ARM not in resampled.measured or not resampled.interval(BASE_ARM)[0] > 0.5:
+        return None
+    return resampled.mean(BASE_ARM)
 
 
 def opponents(arm: str, kinds: Mapping[str, ArmKind], run: Mapping[str, Any]) -> list[str]:

@@ -81,7 +81,8 @@ def ablate(plan: Plan, tables: Sequence[int], seeds: Sequence[int]) -> list[str]
     chosen = ablation_plan(plan, tables, seeds)
     runner.run(chosen, ["ctr_model", "audit"])
     wanted = {number: table_arms(number, chosen.settings["ctr_model"]) for number in tables}
-    facts = load("msd_models.ablation_table:measure")(chosen.dataset("ctr_model"), chosen.dataset("audit"), wanted)
+    made = (chosen.dataset(name) for name in ("ctr_model", "audit", "tuned_student"))
+    facts = load("msd_models.ablation_table:measure")(*made, wanted)
     lines: list[str] = load("msd_models.ablation_table:text_lines")(facts)
     pages = {
         "ablation.json": json.dumps(facts, indent=1),

@@ -19,7 +19,7 @@ def facts(tmp_path_factory):
     arms = dict.fromkeys([*TABLES[2], *TABLES[3]])
     strength = {arm: WEAK.get(arm, 1.0) for arm in arms} | {"msd": 2.0, "msd_no_user": 0.3}
     datasets = made_up_datasets(tmp_path_factory.mktemp("work"), strength=strength, num_users=100)
-    return measure(datasets["ctr_model"], datasets["audit"], TABLES)
+    return measure(datasets["ctr_model"], datasets["audit"], datasets["tuned_student"], TABLES)
 
 
 def test_table_2_has_every_model_and_relative_improvement_over_deepfm(facts):
@@ -68,8 +68,20 @@ def test_pictures_hold_every_arm_and_are_the_same_each_time(tmp_path, facts, tab
     assert (tmp_path / "ablation.png").read_bytes() == before
 
 
+def test_of_chance_nothing_is_a_percentage_and_an_untuned_student_is_said_to_be_one(tmp_path):
+    strength = {"deepfm": 0.0, "din": 0.5, "msd": 2.0}
+    datasets = made_up_datasets(tmp_path, strength=strength, num_users=30)
+    manifest = datasets["tuned_student"].folder / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"is_tuned": true', '"is_tuned": false'))
+    facts = measure(datasets["ctr_model"], datasets["audit"], datasets["tuned_student"], {2: tuple(strength)})
+    assert {row["rela_impr"] for row in facts["tables"]["2"]} == {None}
+    lines = text_lines(facts)
+    assert "the student stays as it is" in lines[0]
+    assert lines[4].split()[4:6] == ["–", "–"]
+
+
 def test_with_leaks_the_tables_claim_nothing(tmp_path):
     strength = {"deepfm": 0.5, "din": 0.5, "raw_text": 0.5, "shuffled_vectors": 0.5, "msd": 2.0}
     datasets = made_up_datasets(tmp_path, strength=strength, num_users=20, leaks=3)
-    facts = measure(datasets["ctr_model"], datasets["audit"], {2: tuple(strength)})
+    facts = measure(datasets["ctr_model"], datasets["audit"], datasets["tuned_student"], {2: tuple(strength)})
     assert facts["verdict"][0].startswith("No claim is made")
