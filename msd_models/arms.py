@@ -33,7 +33,7 @@ class Module(StrEnum):
     MSD = "msd"
     """Adaptors, frequency-guided masking and fusion of the relevant history items."""
     KAR = "kar"
-    """Hybrid experts on the user's and the item's vector."""
+    """Hybrid experts on the user's and the item's vector; the history's and the event's texts' are not read."""
 
 
 class Injection(StrEnum):

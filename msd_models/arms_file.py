@@ -143,6 +143,13 @@ def _resolved(
     return _merged(_resolved(like, tables, for_all, label, (*followers, name)), table)
 
 
+def _left_out_in_vain(arm: Arm) -> list[str]:
+    """Keys that leave out what the arm's module does not read anyway."""
+    read = {Module.NONE: (), Module.KAR: ("reads_user",), Module.MSD: ("reads_user", "reads_context", "fuses_history")}
+    every = read[Module.MSD]
+    return [key for key in every if not getattr(arm, key) and key not in read[arm.module]]
+
+
 def _check(arm: Arm, arms: Mapping[str, Arm], label: str) -> None:
     """What does not go together."""
     teacher = arms.get(arm.learns_from)
@@ -151,6 +158,7 @@ def _check(arm: Arm, arms: Mapping[str, Arm], label: str) -> None:
         (has_module and arm.vectors is None, f"has module = '{arm.module}' and no vectors; add vectors"),
         (not has_module and arm.vectors is not None, f"has vectors = '{arm.vectors}' and no module to read them"),
         (not has_module and arm.injection is not Injection.INPUT, "has an injection and no module to inject"),
+        *((True, f"leaves out what it does not read: {left} = false") for left in _left_out_in_vain(arm)),
         (
             bool(arm.learns_from) and teacher is None,
             f"learns from '{arm.learns_from}', which is no arm{suggest(arm.learns_from, arms)}",

@@ -46,6 +46,7 @@ class CtrNetwork(nn.Module):
             injection: where its numbers enter.
             weight_decay: weight in the loss of the squared length of the field embeddings a row reads.
         """
+        assert reader is not None or injection is Injection.INPUT
         super().__init__()
         self.backbone = backbone
         self.reader = reader

@@ -131,6 +131,8 @@ def test_values_are_of_their_kinds():
         ("[x]\nmodule = 'msd'", r"\[x\] has module = 'msd' and no vectors"),
         ("[x]\nvectors = 'student'", r"\[x\] has vectors = 'student' and no module to read them"),
         ("[x]\ninjection = 'high'", r"\[x\] has an injection and no module"),
+        ("[din]\nreads_user = false", r"\[din\] leaves out what it does not read: reads_user = false"),
+        ("[kar]\nfuses_history = false", r"\[kar\] leaves out what it does not read: fuses_history = false"),
         ("[x]\nlearns_from = 'mds'", r"\[x\] learns from 'mds', which is no arm; did you mean 'msd'"),
         ("[x]\nlearns_from = 'din'", r"\[x\] learns from din, which reads no vectors"),
         ("[x]\nlearns_from = 'x'", r"\[x\] learns from x, which reads no vectors"),
