@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 STORE = "trials.sqlite"
+FIRST_JUDGED_EPOCH = 2
 STARTUP_TRIALS = 8
 """Finished trials before TPE leaves random draws and the pruner looks at a median."""
 
@@ -202,7 +203,7 @@ class _Search:
             storage=f"sqlite:///{path}",
             study_name=f"{self.arm.name}:{self.key[:KEY_DIGITS]}",
             direction="maximize",
-            pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP_TRIALS, n_warmup_steps=1),
+            pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP_TRIALS, n_warmup_steps=FIRST_JUDGED_EPOCH),
             load_if_exists=True,
         )
 
