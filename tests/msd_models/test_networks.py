@@ -146,3 +146,17 @@ def test_a_semantic_network_learns_eight_rows_by_heart_and_is_the_same_when_load
     loaded = built(world, arm, seed=2, config=config)
     loaded.load_served(network.served_state())
     torch.testing.assert_close(loaded.eval()(batch), network.eval()(batch))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("arm", ["din", "deepfm", "dcnv2", "mlp", "msd", "kar", "elec_gain", "elec_vanilla"])
+def test_a_gpu_gives_the_processors_logits_and_loss(world, arm):
+    network, batch = built(world, arm, config=replace(CONFIG, mask="none")), world.batch(60)
+    there, batch_there = built(world, arm, config=replace(CONFIG, mask="none")).cuda(), batch.to(torch.device("cuda"))
+    network.loss(batch).backward()
+    there.loss(batch_there).backward()
+    gradient, gradient_there = (one.backbone.embeddings.table.weight.grad for one in (network, there))
+    torch.testing.assert_close(gradient_there.cpu(), gradient, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(there.eval()(batch_there).cpu(), network.eval()(batch), atol=1e-4, rtol=1e-3)
+    there.load_served(network.served_state())
+    torch.testing.assert_close(there(batch_there).cpu(), network(batch), atol=1e-4, rtol=1e-3)
