@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 STORE = "trials.sqlite"
 FIRST_JUDGED_EPOCH = 2
+"""One epoch says little of a small learning rate."""
 STARTUP_TRIALS = 8
 """Finished trials before TPE leaves random draws and the pruner looks at a median."""
 
