@@ -21,6 +21,8 @@ HELD_BYTES = 64 * 1024 * 1024
 MARKED_ROWS = 4
 """Distinct rows are found by marking a table of up to so many rows a named one, and by sorting above."""
 MIN_DEVIATION = 1e-6
+PIECE_ROWS = 4096
+"""Rows whose moments are taken at once."""
 
 
 class Table(Protocol):
@@ -144,12 +146,21 @@ def distinct_rows(rows: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
 
 
 def _moments(table: VectorTable, sampled_rows: npt.NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-    """Mean and 1/deviation of each number; a number that never varies is scaled to zero."""
+    """Mean and 1/deviation of each number; a number that never varies is scaled to zero.
+
+    A piece of the rows is in memory at once; means and squares of pieces are merged (Chan et al. 1983).
+    """
     rows = np.asarray(sampled_rows, dtype=np.int64) - 1
     rows = rows[table.has_vector_N[rows]]
     if not len(rows):
         return torch.zeros(table.dim), torch.ones(table.dim)
-    vectors = table.take(rows)
-    mean_D, deviation_D = vectors.mean(axis=0, dtype=np.float64), vectors.std(axis=0, dtype=np.float64)
+    mean_D, squares_D = np.zeros(table.dim), np.zeros(table.dim)
+    for first in range(0, len(rows), PIECE_ROWS):
+        piece = table.take(rows[first : first + PIECE_ROWS]).astype(np.float64)
+        count = first + len(piece)
+        off_D = piece.mean(axis=0) - mean_D
+        squares_D += ((piece - piece.mean(axis=0)) ** 2).sum(axis=0) + off_D**2 * first * len(piece) / count
+        mean_D += off_D * len(piece) / count
+    deviation_D = np.sqrt(squares_D / len(rows))
     scale_D = np.where(deviation_D > MIN_DEVIATION, 1 / np.maximum(deviation_D, MIN_DEVIATION), 0.0)
     return torch.from_numpy(mean_D).float(), torch.from_numpy(scale_D).float()

@@ -63,6 +63,14 @@ def test_vectors_are_standardised_over_the_sampled_rows():
     np.testing.assert_allclose(standard.std(0), [1, 1, 1, 0], atol=1e-5)
 
 
+def test_moments_of_many_rows_are_those_of_all_pieces_together():
+    vectors = vectors_of(2 * adaptors.PIECE_ROWS + 77)
+    vectors[: adaptors.PIECE_ROWS] += 40
+    table = FrozenTable(memory_table(vectors), np.arange(1, len(vectors) + 1))
+    np.testing.assert_allclose(table.mean_D.numpy(), vectors.mean(0, dtype=np.float64), rtol=1e-6)
+    np.testing.assert_allclose(1 / table.scale_D.numpy(), vectors.std(0, dtype=np.float64), rtol=1e-6)
+
+
 def test_rows_without_a_vector_have_no_part_in_the_moments():
     vectors, flags = vectors_of(50), np.arange(50) % 2 == 0
     table = FrozenTable(memory_table(vectors, flags), np.arange(1, 51))
