@@ -73,7 +73,7 @@ def test_dice_is_normalised_in_training_and_remembers_for_evaluation():
 
 @pytest.mark.parametrize("backbone", list(Backbone))
 @pytest.mark.parametrize("is_training", [True, False])
-@pytest.mark.parametrize("place", [0, 8])
+@pytest.mark.parametrize("place", [0, 3, 8])
 def test_empty_positions_change_nothing(world, backbone, is_training, place):
     model = built(backbone, world).train(is_training)
     batch, extra = world.batch(40), torch.randn(40, EXTRA)
