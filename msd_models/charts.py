@@ -13,7 +13,7 @@ FOREST_BASE = "din"
 FOREST_WIDTH, FOREST_LEFT, FOREST_RIGHT, ROW_HEIGHT, AXIS_HEIGHT = 760, 160, 190, 26, 46
 SQUARE = 150
 EXPOSURE_WIDTH, EXPOSURE_HEIGHT, EXPOSURE_LEFT, EXPOSURE_BOTTOM = 760, 300, 52, 54
-TUNING_HEIGHT = 240
+TUNING_HEIGHT, NAME_HEIGHT = 240, 14
 MAX_LINES = 8
 LINE_ORDER = ("msd", "din", "raw_text", "shuffled_vectors", "msd_frozen", "elec_vanilla", "deepfm", "kar")
 """Arms that are drawn first when there are more arms than lines."""
@@ -171,8 +171,9 @@ def tuning(curve: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
     for name, (told, kind) in names.items():
         points = [(across(step), upwards(auc)) for step, auc in measured[name]]
         lines.append({"name": told, "kind": kind, "points": points, "path": _path(points), "nudge": 0})
-    if abs(lines[0]["points"][-1][1] - lines[1]["points"][-1][1]) < 14:
-        lines[0]["nudge"], lines[1]["nudge"] = 8, -8
+    upper, lower = sorted(lines, key=lambda line: line["points"][-1][1])
+    if lower["points"][-1][1] - upper["points"][-1][1] < NAME_HEIGHT:
+        upper["nudge"], lower["nudge"] = -NAME_HEIGHT / 2, NAME_HEIGHT / 2
     return {
         "width": EXPOSURE_WIDTH,
         "height": TUNING_HEIGHT,

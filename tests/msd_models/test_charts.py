@@ -80,6 +80,8 @@ def test_tuning_draws_both_courses_inside(student, tuned):
     for line in drawn["lines"]:
         assert all(drawn["left"] <= x <= drawn["right"] and 0 <= y <= drawn["bottom"] for x, y in line["points"])
         assert [x for x, _ in line["points"]] == sorted(x for x, _ in line["points"])
+    names = [line["points"][-1][1] + line["nudge"] for line in drawn["lines"]]
+    assert abs(names[0] - names[1]) >= charts.NAME_HEIGHT, "the names do not lie on each other"
 
 
 @pytest.mark.parametrize("curve", [{}, {"student": {"valid_auc": {}}, "tuned": {"valid_auc": {"0": 0.5}}}])
