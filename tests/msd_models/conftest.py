@@ -8,10 +8,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from msd_models.context_rows import text_id
+from msd_models.ctr_records import write_records
 from pipeline import schemas
+from pipeline.config import CtrRecords
+from pipeline.stages import BY_NAME
 from pipeline.storage import Dataset, Outcome, Workspace, commit, write_shard
 
 NUM_TRAITS, DIM, HISTORY = 6, 12, 8
+RECORDS = CtrRecords(max_history=HISTORY)
 
 
 @pytest.fixture(scope="session")
@@ -47,9 +52,29 @@ def _make(folder: Path, num_users: int = 60, num_items: int = 80, per_user: int 
     facts = {"user": user, "item": item, "click": click, "split": split, **changes}
     stats = np.bincount(facts["item"][facts["split"] == "train"], minlength=num_items)
     user_vectors = np.stack([vectors[own].mean(axis=0) for own in history])
-    return _write_tables(world, facts, item_ids, user_ids, [[item_ids[i] for i in own] for own in history], stats) | (
-        _write_vectors(world, item_ids, user_ids, vectors, user_vectors)
+    histories = [[item_ids[i] for i in own] for own in history]
+    return (
+        _write_tables(world, facts, item_ids, user_ids, histories, stats)
+        | _write_vectors(world, item_ids, user_ids, vectors, user_vectors)
+        | _write_texts(world, facts.get("queries", []))
     )
+
+
+@pytest.fixture(scope="session")
+def write_ctr_records():
+    """`write_ctr_records(world, config=…, text_context=…)` makes the world's ctr_records and returns the dataset."""
+    return _write_records
+
+
+def _write_records(world: dict[str, Dataset], config=RECORDS, text_context=()) -> Dataset:
+    folder = world["examples"].folder.parents[1]
+    number = len(list(folder.glob("ctr_records/*")))
+    dataset = Workspace(folder).dataset("ctr_records", f"{number:016d}", None)
+    dataset.folder.mkdir(parents=True)
+    source = SimpleNamespace(events=SimpleNamespace(text_context=text_context))
+    inputs = {name: world[name] for name in BY_NAME["ctr_records"].inputs}
+    commit(dataset, write_records(config, dataset.folder, source, **inputs), {})
+    return dataset
 
 
 def _write_tables(world, facts, item_ids, user_ids, history, stats) -> dict[str, Dataset]:
@@ -126,6 +151,7 @@ def _write_users(world, user_ids, history) -> dict[str, Dataset]:
 
 def _write_examples(world, facts, item_ids, user_ids) -> dict[str, Dataset]:
     count = len(facts["user"])
+    queries = facts.get("queries", [""] * count)
     return {
         "examples": _commit(
             world,
@@ -138,7 +164,12 @@ def _write_examples(world, facts, item_ids, user_ids) -> dict[str, Dataset]:
                 "event_at": _times(1000 + np.arange(count)),
                 "is_click": facts["click"].astype(np.int8),
                 "split": facts["split"],
-                "context": _maps([{"device": f"device {number % 2}"} for number in range(count)]),
+                "context": _maps(
+                    [
+                        {"device": f"device {number % 2}"} | ({"query": queries[number]} if queries[number] else {})
+                        for number in range(count)
+                    ]
+                ),
                 "item_vector_row": facts.get("item_row", pa.array(facts["item"])),
                 "user_vector_row": facts.get("user_row", pa.array(facts["user"])),
                 "history_row": facts.get("history_row", pa.array(facts["user"])),
@@ -152,7 +183,6 @@ def _write_vectors(world, item_ids, user_ids, items, users) -> dict[str, Dataset
     turn = np.linalg.qr(world.random.standard_normal((DIM, DIM)))[0].astype(np.float32)
     moment = _times(np.full(len(user_ids), 100))
     backwards = slice(None, None, -1)
-    rest = {"space_id": "text", "content_hash": "0"}
     made = {}
     for name, vectors, keys in (
         ("item_features", items, {"item_id": item_ids}),
@@ -164,19 +194,34 @@ def _write_vectors(world, item_ids, user_ids, items, users) -> dict[str, Dataset
         write_shard(dataset.folder / "rows.parquet", pa.table({"vector_row": np.arange(len(vectors)), **keys}))
         commit(dataset, Outcome(details={"space_id": "student"}), {})
         made[name] = dataset
-    for name, schema, vectors, keys in (
-        (
-            "item_text_vectors",
-            schemas.ITEM_VECTORS,
-            items,
-            {"item_id": item_ids[backwards], "available_at": _times(np.zeros(len(items)))},
-        ),
-        ("user_text_vectors", schemas.USER_VECTORS, users, {"user_id": user_ids[backwards], "snapshot_at": moment}),
+    for kind, space in (("item_text_vectors", "text"), ("tuned_item_vectors", "tuned")):
+        keys = {"item_id": item_ids[backwards], "available_at": _times(np.zeros(len(items)))}
+        vectors = pa.array(list(items[backwards] @ turn), schemas.VECTOR)
+        rest = {"space_id": [space] * len(items), "content_hash": ["0"] * len(items)}
+        made[kind] = _commit(world, kind, schemas.ITEM_VECTORS, {**keys, "vector": vectors, **rest})
+    for kind, space in (("user_text_vectors", "text"), ("tuned_user_vectors", "tuned")):
+        vectors = pa.array(list(users[backwards] @ turn), schemas.VECTOR)
+        rest = {"space_id": [space] * len(users), "content_hash": ["0"] * len(users)}
+        keys = {"user_id": user_ids[backwards], "snapshot_at": moment, "vector": vectors}
+        made[kind] = _commit(world, kind, schemas.USER_VECTORS, {**keys, **rest})
+    return made
+
+
+def _write_texts(world, queries) -> dict[str, Dataset]:
+    """Texts of events, their vectors, and the tuned student's vectors: again the same numbers, turned."""
+    texts = sorted({query for query in queries if query})
+    ids = [text_id(text) for text in texts]
+    columns = {"text_id": ids, "text": texts, "num_events": [1] * len(texts)}
+    made = {"context_texts": _commit(world, "context_texts", schemas.CONTEXT_TEXTS, columns)}
+    for name, space in (
+        ("context_vectors", "student"),
+        ("context_text_vectors", "text"),
+        ("tuned_context_vectors", "tuned"),
     ):
-        columns = {**keys, "vector": pa.array(list(vectors[backwards] @ turn), schemas.VECTOR)}
-        made[name] = _commit(
-            world, name, schema, columns | {key: [value] * len(vectors) for key, value in rest.items()}
-        )
+        vectors = world.random.standard_normal((len(texts), DIM)).astype(np.float32)
+        columns = {"text_id": ids, "vector": pa.array(list(vectors), schemas.VECTOR)}
+        columns |= {"space_id": [space] * len(ids), "content_hash": ["0"] * len(ids)}
+        made[name] = _commit(world, name, schemas.CONTEXT_VECTORS, columns)
     return made
 
 
