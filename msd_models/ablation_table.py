@@ -177,7 +177,9 @@ def _laid_out(facts: Mapping[str, Any]) -> dict[str, tuple[str, list[str], list[
     laid: dict[str, tuple[str, list[str], list[list[str]]]] = {}
     for number, rows in facts["tables"].items():
         if number == "2":
+            known = any(row["rela_impr"] for row in rows)
             title = f"every model; RelaImpr in percent over {BASE_ARM}"
+            title += "" if known else f", none here: {BASE_ARM} may be no better than chance"
             header = ["model", "AUC", "95% interval", "RelaImpr", "95% interval", f"Δ AUC to {OPPONENT}"]
             cells = [
                 [

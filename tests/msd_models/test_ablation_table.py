@@ -78,6 +78,7 @@ def test_of_chance_nothing_is_a_percentage_and_an_untuned_student_is_said_to_be_
     lines = text_lines(facts)
     assert "the student stays as it is" in lines[0]
     assert lines[4].split()[4:6] == ["–", "–"]
+    assert "deepfm may be no better than chance" in lines[2]
 
 
 def test_with_leaks_the_tables_claim_nothing(tmp_path):
