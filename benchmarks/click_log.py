@@ -14,19 +14,19 @@ import pyarrow.parquet as pq
 
 from msd_models.ctr_records import write_records
 from pipeline.config import CtrRecords
-from pipeline.progress import note
 from pipeline.stages import BY_NAME
 from pipeline.storage import Dataset
 
 CATEGORIES, LOVED, LENGTH = 100, 3, 20
 PIECE_ROWS = 250_000
 EXAMPLES_PER_HISTORY = 4
+DATASETS = BY_NAME["ctr_records"].inputs
 START = 1_700_000_000_000_000
 HOUR = 3_600_000_000
 
 
-def make_records(folder: Path, rows: int, *, items: int = 20_000, users: int = 50_000, seed: int = 1) -> Path:
-    """Writes the log and its ctr_records; returns the latter's folder.
+def make_log(folder: Path, rows: int, *, items: int = 20_000, users: int = 50_000, seed: int = 1) -> None:
+    """Writes the datasets that records are made from, one folder each.
 
     Args:
         folder: of everything.
@@ -36,12 +36,16 @@ def make_records(folder: Path, rows: int, *, items: int = 20_000, users: int = 5
         seed: of the world.
     """
     world = _World(items, users, seed)
-    datasets = _entities(folder, world) | _events(folder, world, rows)
+    _write_entities(folder, world)
+    _write_events(folder, world, rows)
+
+
+def make_records(folder: Path) -> Path:
+    """Makes ctr_records of the log in the folder; returns their folder."""
     target = folder / "ctr_records"
     target.mkdir()
     source: Any = SimpleNamespace(events=SimpleNamespace(text_context=()))
-    write_records(CtrRecords(max_history=LENGTH), target, source, **datasets)
-    note(f"made {rows:,} examples")
+    write_records(CtrRecords(max_history=LENGTH), target, source, **{name: _dataset(folder, name) for name in DATASETS})
     return target
 
 
@@ -55,7 +59,7 @@ class _World:
         self.items_by_category = np.split(order, np.searchsorted(self.category_I[order], np.arange(1, CATEGORIES)))
 
 
-def _entities(folder: Path, world: _World) -> dict[str, Dataset]:
+def _write_entities(folder: Path, world: _World) -> None:
     items, users = len(world.category_I), len(world.loved_UK)
     names = [f"i{number}" for number in range(items)]
     categories = [f"c{number}" for number in world.category_I]
@@ -86,7 +90,7 @@ def _entities(folder: Path, world: _World) -> dict[str, Dataset]:
         },
         "context_texts": {"text_id": [], "text": [], "num_events": []},
     }
-    datasets = {name: _dataset(folder, name) for name in (*tables, "item_features", "user_features")}
+    datasets = {name: _dataset(folder, name) for name in DATASETS}
     for name, columns in tables.items():
         schema = BY_NAME[name].schema
         pq.write_table(pa.table(columns, schema=schema), datasets[name].folder / "part-00000.parquet")
@@ -94,10 +98,9 @@ def _entities(folder: Path, world: _World) -> dict[str, Dataset]:
     pq.write_table(pa.table(published), datasets["item_features"].folder / "rows.parquet")
     snapshots = {"vector_row": [0], "user_id": ["u0"], "snapshot_at": [0]}
     pq.write_table(pa.table(snapshots), datasets["user_features"].folder / "rows.parquet")
-    return datasets
 
 
-def _events(folder: Path, world: _World, rows: int) -> dict[str, Dataset]:
+def _write_events(folder: Path, world: _World, rows: int) -> None:
     datasets = {name: _dataset(folder, name) for name in ("examples", "histories")}
     for number, first in enumerate(range(0, rows, PIECE_ROWS)):
         count = min(PIECE_ROWS, rows - first)
@@ -107,7 +110,6 @@ def _events(folder: Path, world: _World, rows: int) -> dict[str, Dataset]:
         pq.write_table(_history_piece(world, user_S, first), datasets["histories"].folder / path)
         start = first // EXAMPLES_PER_HISTORY
         pq.write_table(_example_piece(world, user_S, first, count, rows, start), datasets["examples"].folder / path)
-    return datasets
 
 
 def _history_piece(world: _World, user_S: np.ndarray, first: int) -> pa.Table:

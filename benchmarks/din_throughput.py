@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from click_log import make_records
+from click_log import make_log, make_records
 
 from msd_models.arms_file import read_arms
 from msd_models.ctr_inputs import SPLITS
@@ -45,7 +45,8 @@ def main() -> None:
     python = _peer_python()
     with tempfile.TemporaryDirectory(prefix="msd-din-") as name:
         folder = Path(name)
-        records = make_records(folder, rows)
+        make_log(folder, rows)
+        records = make_records(folder)
         _write_arrays(records, folder)
         told: dict[str, list[dict[str, Any]]] = {"ours": [], "fuxictr": []}
         for seed in range(1, seeds + 1):
