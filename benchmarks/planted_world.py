@@ -57,9 +57,13 @@ def main(
         trained = replace(plan.settings["ctr_model"], arms=ARMS, seeds=parse_numbers(seeds, "--seeds", "1,2,3"))
         plan = runner.make_plan(plan.workspace, plan.source, {**plan.settings, "ctr_model": trained})
         runner.run(plan, ["ctr_model"])
+        is_tuned = plan.dataset("tuned_student").details["is_tuned"]
         rows = with_ceiling(read_scores(plan.dataset("ctr_model")), plan.dataset("ctr_model"))
     resampled = resample(rows, list(rows.scores), rounds=ROUNDS, seed=0)
-    sys.exit(0 if all(_figures(rows, resampled)) else 1)
+    met = _figures(rows, resampled)
+    if not is_tuned:
+        print("LoRA did not help on valid: msd and msd_frozen read the same vectors, and what parts them is chance")
+    sys.exit(0 if all(met) else 1)
 
 
 def with_ceiling(rows: ScoredRows, ctr_model: Dataset) -> ScoredRows:
