@@ -39,6 +39,35 @@ def test_auc_equals_scikit_learn_with_many_ties():
     assert metrics.auc(labels, scores) == pytest.approx(roc_auc_score(labels, scores), abs=1e-12)
 
 
+@pytest.mark.parametrize("digits", [1, 4, None])
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_auc_of_more_rows_than_are_looked_at_together_equals_scikit_learn(digits, kind):
+    from sklearn.metrics import roc_auc_score
+
+    generator = np.random.default_rng(2)
+    labels = (generator.random(3 * metrics.CHUNK_ROWS + 5) < 0.3).astype(np.int8)
+    scores = generator.random(len(labels)) * 0.8 + 0.1 * labels
+    scores = (scores if digits is None else np.round(scores, digits)).astype(kind)
+    before = scores.copy()
+    assert metrics.auc(labels, scores) == pytest.approx(roc_auc_score(labels, scores), abs=1e-13)
+    assert np.array_equal(scores, before), "the caller's scores are as they were"
+
+
+def test_grouped_auc_of_a_user_with_more_rows_than_are_looked_at_together():
+    generator = np.random.default_rng(3)
+    users = np.r_[np.full(metrics.CHUNK_ROWS + 7, 5), generator.integers(0, 5, 1000)]
+    labels = generator.integers(0, 2, len(users)).astype(np.int8)
+    scores = np.round(generator.random(len(users)), 3).astype(np.float32)
+    per_user = [metrics.auc(labels[users == user], scores[users == user]) for user in range(6)]
+    grouped = metrics.grouped_auc(labels, scores, users)
+    assert grouped.by_user == pytest.approx(np.mean(per_user))
+    assert grouped.by_impression == pytest.approx(np.average(per_user, weights=np.bincount(users)))
+
+
+def test_a_zero_with_a_sign_is_a_zero():
+    assert metrics.auc(np.array([1, 0]), np.array([-0.0, 0.0], dtype=np.float32)) == 0.5
+
+
 @given(ROWS, st.floats(0.1, 5))
 def test_auc_depends_on_the_order_alone(rows, power):
     labels, scores, _ = columns(rows)
