@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from msd_models.bootstrap import CONFIDENCE
+from msd_models.cold_verdict import cold_sentences
 from msd_models.comparison import compare_arms, reliability_curves
 from msd_models.leaks import Leaks, read_leaks
 from msd_models.report_page import render
@@ -97,6 +98,10 @@ def write_report(config: Report, folder: Path, **datasets: Dataset) -> Outcome:
 def _gather(config: Report, rows: ScoredRows, datasets: Mapping[str, Dataset]) -> dict[str, Any]:
     manifests = {name: _manifest(dataset) for name, dataset in datasets.items()}
     trained = manifests["ctr_model"]["details"]
+    compared = _comparison(config, rows, read_leaks(datasets["audit"]))
+    quality = json.loads((datasets["teacher_quality"].folder / "quality.json").read_text(encoding="utf-8"))
+    distilled = _picked(manifests["student"]["details"], DISTILLATION_FACTS)
+    tuned = _tuning(datasets["tuned_student"], manifests)
     return {
         "source": manifests["ctr_model"].get("source"),
         # Of the newest dataset reported on: a stage has no clock, so the same inputs give the same report.
@@ -105,13 +110,11 @@ def _gather(config: Report, rows: ScoredRows, datasets: Mapping[str, Dataset]) -
         "split": {**trained.get("split", {}), "digest": trained.get("split_digest")},
         "test": {"rows": len(rows.labels), "clicks": int(rows.labels.sum()), "users": rows.num_users},
         "seeds": list(rows.seeds),
-        **_comparison(config, rows, read_leaks(datasets["audit"])),
-        "distillation": _picked(manifests["student"]["details"], DISTILLATION_FACTS),
-        "tuning": _tuning(datasets["tuned_student"], manifests),
-        "teacher": {
-            **_teacher(datasets["teacher_outputs"], manifests["teacher_outputs"]),
-            "quality": json.loads((datasets["teacher_quality"].folder / "quality.json").read_text(encoding="utf-8")),
-        },
+        **compared,
+        "cold_verdict": cold_sentences(compared["cold"], quality, distilled, tuned),
+        "distillation": distilled,
+        "tuning": tuned,
+        "teacher": {**_teacher(datasets["teacher_outputs"], manifests["teacher_outputs"]), "quality": quality},
         "embedding": {name: _work(manifests[name]) for name in EMBEDDING_STAGES if name in manifests},
         "publish": {
             name: {**manifests[name]["details"], **_work(manifests[name])}
