@@ -148,6 +148,16 @@ def test_a_semantic_network_learns_eight_rows_by_heart_and_is_the_same_when_load
     torch.testing.assert_close(loaded.eval()(batch), network.eval()(batch))
 
 
+@pytest.mark.parametrize("arm", ["msd", "kar", "elec_gain", "elec_vanilla"])
+def test_lower_precision_gives_about_the_same(world, arm):
+    network, batch = built(world, arm, config=replace(CONFIG, mask="none")), world.batch(64)
+    full = network.loss(batch)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = network.loss(batch)
+    half.backward()
+    torch.testing.assert_close(half, full, atol=0.03, rtol=0.03)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("arm", ["din", "deepfm", "dcnv2", "mlp", "msd", "kar", "elec_gain", "elec_vanilla"])
 def test_a_gpu_gives_the_processors_logits_and_loss(world, arm):
