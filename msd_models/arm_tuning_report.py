@@ -94,6 +94,7 @@ def draw_history(folder: Path, tuned: Sequence[TunedArm]) -> None:
         best = np.maximum.accumulate(np.where(np.isnan(values), -np.inf, values))
         axes.step(np.arange(len(values)), best, where="post", color=colour, label=arm.name)
         axes.axhline(values[0], color=colour, linestyle="--", linewidth=0.8)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel("trial (0 is the arm as it stands, dashed)")
     axes.set_ylabel("valid AUC, mean over seeds")
     axes.grid(visible=True, alpha=0.25)

@@ -87,6 +87,9 @@ def test_kdd_sessions_become_one_event_per_impression(world):
     item = plan.dataset("items").table().to_pylist()[1]
     assert (item["item_id"], item["text"], item["category"]) == ("101", "t15 t7\nt111 t7", "10")
     assert dict(item["attributes"])["keyword"] == "t116 t7"
+    run(plan, ["context_texts"])
+    texts = plan.dataset("context_texts").table().to_pylist()
+    assert {row["text"]: row["num_events"] for row in texts} == {f"t{n}5 t7": 18 for n in range(5)}
     users = {row["user_id"]: dict(row["attributes"]) for row in plan.dataset("users").table().to_pylist()}
     assert users["4"] == {"gender": "1", "age": "4"}
     assert users["0-0"] == {}
