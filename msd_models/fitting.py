@@ -149,7 +149,7 @@ class _Training:
             self.progress, self.best = load_state(checkpoint, network, self.optimisers)
         loss: nn.Module = _Loss(network)
         if group.size > 1:
-            loss = nn.parallel.DistributedDataParallel(loss, find_unused_parameters=True)
+            loss = _distributed(loss)
         self.loss = loss
         self._saved_at = time.monotonic()
 
@@ -231,6 +231,14 @@ class _Training:
         self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
         save_state(self.checkpoint, self.network, self.best, self.optimisers, self.progress)
         self._saved_at = time.monotonic()
+
+
+def _distributed(loss: nn.Module) -> nn.Module:
+    """The loss under DDP, which then broadcasts moments at every step and nothing that is as long as the catalogue."""
+    ddp = nn.parallel.DistributedDataParallel
+    constant = {name for name, _ in loss.named_buffers()} - set(loss.state_dict())
+    ddp._set_params_and_buffers_to_ignore_for_model(loss, sorted(constant))  # type: ignore[no-untyped-call]
+    return ddp(loss, find_unused_parameters=True)
 
 
 def _forgetful(batch: Batch, inputs: CtrInputs, config: CtrModel) -> Batch:
