@@ -140,9 +140,10 @@ def load_weights(path: Path) -> dict[str, Tensor]:
 def _config(told: dict[str, Any]) -> CtrModel:
     """Settings that went through JSON, which has lists for tuples."""
     defaults = {one.name: one.default for one in fields(CtrModel)}
-    return CtrModel(
-        **{name: tuple(value) if isinstance(defaults[name], tuple) else value for name, value in told.items()}
-    )
+    settings: dict[str, Any] = {
+        name: tuple(value) if isinstance(defaults[name], tuple) else value for name, value in told.items()
+    }
+    return CtrModel(**settings)
 
 
 def _leave(
@@ -154,7 +155,7 @@ def _leave(
     vectors: SemanticVectors,
     outcome: Fit,
 ) -> None:
-    space_id = vectors.tables[arm.vectors].items.space_id if arm.vectors in vectors.tables else ""
+    space_id = "" if arm.vectors is None else vectors.space_of(arm.vectors)
     _save(network, job.weights_path, {"arm": arm.name, "seed": str(job.seed), "space_id": space_id}, config)
     if arm.learns_from:
         export_vanilla(network, inputs, job.folder / "exports" / f"{job.name}.pt2")

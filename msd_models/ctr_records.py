@@ -166,8 +166,8 @@ def _check_splits(fields: ExampleFields) -> None:
         if clicks in (0, rows):
             raise StageError(
                 f"ctr_records: the {split} split has {clicks:,} clicks among its {rows:,} rows (examples: {counts}),"
-                " and both clicks and impressions without one are wanted there; change label, [labels] split or negatives"
-                " in the source, then run: msd run ctr_records --source FILE.toml"
+                " and both clicks and impressions without one are wanted there; change label, [labels] split or"
+                " negatives in the source, then run: msd run ctr_records --source FILE.toml"
             )
 
 

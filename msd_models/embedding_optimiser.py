@@ -26,7 +26,7 @@ class EmbeddingOptimiser(StrEnum):
 class RowwiseAdagrad(torch.optim.Optimizer):
     """AdaGrad with one accumulator a row: the sum over steps of the mean square of the row's gradient."""
 
-    def __init__(self, tables: Iterable[nn.Parameter], lr: float, eps: float = 1e-10) -> None:
+    def __init__(self, tables: Iterable[Tensor], lr: float, eps: float = 1e-10) -> None:
         """Takes two-dimensional parameters whose gradients are sparse.
 
         Args:

@@ -125,18 +125,17 @@ class RecordWriter:
 
     def _write_header(self) -> None:
         # A fixed width: room for the count of any log.
-        facts = {"descr": np.lib.format.dtype_to_descr(self.dtype), "fortran_order": False}
+        facts = {"descr": self.dtype.descr, "fortran_order": False}
         text = f"{ {**facts, 'shape': (self.num_rows,)}!r}".encode()
-        self._file.write(np.lib.format.magic(1, 0) + (HEADER_BYTES - 10).to_bytes(2, "little"))
-        self._file.write(text.ljust(HEADER_BYTES - 11) + b"\n")
+        self._file.write(NPY_1_0 + (HEADER_BYTES - len(NPY_1_0) - 2).to_bytes(2, "little"))
+        self._file.write(text.ljust(HEADER_BYTES - len(NPY_1_0) - 3) + b"\n")
 
 
+NPY_1_0 = b"\x93NUMPY\x01\x00"
 HEADER_BYTES = 1024
 
 
 def open_records(path: Path) -> RecordFile:
     """A file that RecordWriter closed."""
-    with path.open("rb") as file:
-        np.lib.format.read_magic(file)
-        (num_rows,), _, dtype = np.lib.format.read_array_header_1_0(file)
-        return RecordFile(path=path, dtype=dtype, num_rows=num_rows, data_start=file.tell())
+    mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+    return RecordFile(path=path, dtype=mapped.dtype, num_rows=len(mapped), data_start=HEADER_BYTES)

@@ -95,7 +95,11 @@ class SemanticVectors:
     @property
     def space_id(self) -> str:
         """Of the published vectors."""
-        return self.tables[VectorSource.STUDENT].items.space_id
+        return self.space_of(VectorSource.STUDENT)
+
+    def space_of(self, source: VectorSource) -> str:
+        """Of a source's vectors; empty for placebos, whose numbers belong to none."""
+        return self.tables[source].items.space_id if source in self.tables else ""
 
 
 def tables_of(source: VectorSource, vectors: SemanticVectors, seed: int) -> ArmTables:
@@ -167,4 +171,3 @@ def _noise_like(table: VectorTable, generator: np.random.Generator) -> VectorTab
     pool = generator.standard_normal((rows, table.dim), dtype=np.float32)
     seed = None if table.num_rows <= NOISE_ROWS else int(generator.integers(2**31))
     return replace(table, vectors_ND=pool, noise_seed=seed, deal_N=None)
-
