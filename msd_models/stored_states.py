@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from msd_models.token_batches import pad, token_batches
+from msd_models.token_batches import map_batches, pad, token_batches
 from msd_models.upper_layers import LowerLayers
 from pipeline.errors import StageError
 from pipeline.progress import progress
@@ -66,8 +66,9 @@ def store_states(ids: Sequence[Sequence[int]], lower: LowerLayers, folder: Path,
     first_N = (torch.cumsum(lengths_N, 0) - lengths_N).tolist()
     with progress("states below the adapted layers", len(ids), "texts") as advance:
         advance(sum(len(rows) for rows in parts[:done]))
-        for number, rows in enumerate(parts[done:], start=done + 1):
-            states_BTD = lower(pad([ids[row] for row in rows], 0)[0]).cpu()
+        rest = parts[done:]
+        made = map_batches(lambda rows: lower(pad([ids[row] for row in rows], 0)[0]).cpu(), rest, lower.device)
+        for number, (rows, states_BTD) in enumerate(zip(rest, made, strict=True), start=done + 1):
             for place, row in enumerate(rows):
                 own = states_BTD[place, : len(ids[row])].contiguous().view(_as_integers(lower.dtype)).numpy()
                 raw_SD[first_N[row] : first_N[row] + len(ids[row])] = own

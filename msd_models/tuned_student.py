@@ -64,8 +64,7 @@ def tune(config: TunedStudent, folder: Path, **datasets: Dataset) -> Outcome:
     if config.max_steps == 0:
         details = _left_as_it_is(folder, datasets["student"], "max_steps is 0")
     else:
-        with cpu_threads(config.threads):
-            details = _tuned(config, folder, reading, datasets)
+        details = _tuned(config, folder, reading, datasets)
     shutil.rmtree(folder / WORK, ignore_errors=True)
     num_train = inputs.num_rows("train")
     drawn = min(num_train, config.max_steps * config.batch_size)
@@ -108,7 +107,9 @@ def _tuned(config: TunedStudent, folder: Path, reading: Reading, datasets: Mappi
     tokenizer = load_tokenizer(source)
     model = with_upper_adapters(load_causal(source, dtype).to(device()), config)
     live, world = _prepared(model, prompt_ids(tokenizer), reading, config, folder, datasets)
-    fixed, tuned = _trained(model, live, world, folder, datasets)
+    # States are made by whole passes side by side, on every core; a step's small products gain nothing from a second.
+    with cpu_threads(config.threads):
+        fixed, tuned = _trained(model, live, world, folder, datasets)
     details = _told(fixed, tuned, world)
     write_atomically(folder / "curve.json", json.dumps(_curve(fixed, tuned), indent=1).encode())
     if details["valid_auc_tuned"] <= details["valid_auc_student"]:

@@ -19,26 +19,30 @@ from pipeline.config import CtrModel
 
 # B examples, R rows of a live table, D dimensions
 
+MIN_ROWS = 8
+"""Fewer vectors have no moments to speak of."""
+
 
 class LiveTable(nn.Module):
-    """A table whose vectors are set anew for every batch; row 0 is a missing vector, row r+1 the r-th of the batch."""
+    """A table whose vectors are set anew for every batch; row 0 is a missing vector, row r+1 the r-th of the batch.
 
-    mean_D: Tensor
-    scale_D: Tensor
+    Vectors are standardised by the moments of those that are shown, through which gradients flow: the arms take the
+    moments of tuned vectors as well. What all texts have in common is far larger than what tells them apart, and under
+    moments of the untuned student one step of the adapters would throw every text out of what the network reads.
+    """
 
     def __init__(self, base_ND: Tensor) -> None:
-        """Takes vectors of the untuned student: their moments standardise the tuned ones as well."""
+        """Takes vectors of the untuned student, whose moments serve where too few are shown."""
         super().__init__()
-        deviation_D = base_ND.std(dim=0) if len(base_ND) > 1 else torch.ones_like(base_ND[:1].sum(dim=0))
-        scale_D = torch.where(deviation_D > MIN_DEVIATION, 1 / deviation_D.clamp(min=MIN_DEVIATION), 0.0)
-        self.register_buffer("mean_D", base_ND.sum(dim=0) / max(len(base_ND), 1), persistent=False)
-        self.register_buffer("scale_D", scale_D, persistent=False)
-        self._vectors_RD = base_ND[:0]
+        has_moments = len(base_ND) >= 2
+        self._base = _moments(base_ND) if has_moments else (base_ND.new_zeros(()), base_ND.new_ones(()))
+        self._dim = base_ND.shape[1]
+        self.show(base_ND[:0])
 
     @property
     def dim(self) -> int:
         """D."""
-        return len(self.mean_D)
+        return self._dim
 
     def __len__(self) -> int:
         """R."""
@@ -47,6 +51,7 @@ class LiveTable(nn.Module):
     def show(self, vectors_RD: Tensor) -> None:
         """Sets the rows 1 … R."""
         self._vectors_RD = vectors_RD
+        self.mean_D, self.scale_D = _moments(vectors_RD) if len(vectors_RD) >= MIN_ROWS else self._base
 
     def take(self, rows_U: Tensor) -> Tensor:
         """vectors_UD; gradients lead through them."""
@@ -55,6 +60,15 @@ class LiveTable(nn.Module):
     def has(self, rows: Tensor) -> Tensor:
         """Every row but 0."""
         return rows > 0
+
+
+def _moments(vectors_RD: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and 1/deviation of each number; a number that never varies is scaled to zero."""
+    variance_D, mean_D = torch.var_mean(vectors_RD, dim=0, correction=0)
+    is_constant_D = variance_D <= MIN_DEVIATION**2
+    # The constant is taken out before the root, whose gradient at nought is not a number.
+    scale_D = torch.where(is_constant_D, 0.0, torch.rsqrt(torch.where(is_constant_D, 1.0, variance_D)))
+    return mean_D, scale_D
 
 
 class TuningHead(nn.Module):

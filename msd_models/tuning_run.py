@@ -28,6 +28,8 @@ from pipeline.storage import write_atomically
 MARKS = 6
 """Times the valid labels are scored on the way, evenly spaced."""
 WARM_UP_SHARE = 0.1
+MAX_NORM = 1.0
+"""Of the adapters' gradient: a single step of hard labels must not throw the vectors out of what the network reads."""
 SCORING_ROWS = 4096
 STEP_SEEDS = 1_000_003
 
@@ -154,6 +156,7 @@ class Training:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed * STEP_SEEDS + step)
             loss = self.vectors.backward(texts_U, loss_of)
+        torch.nn.utils.clip_grad_norm_(self.adapters.values(), MAX_NORM)
         self.optimiser.step()
         self.course.losses.append(float(loss))
 

@@ -16,7 +16,8 @@ from msd_models.sentence_encoder import pool
 from pipeline.config import TunedStudent
 from pipeline.errors import ConfigError
 
-# B texts of a part, T tokens, D dimensions, H heads, G heads of keys and values, P dimensions of a head
+# B texts of a part, T tokens, D dimensions, H heads, G heads of keys and values, N queries to each of those,
+# P dimensions of a head
 
 PLAIN_LAYERS = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer")
 """Layers whose attention is projections, rotation and a softmax, and nothing besides; others run as a whole."""
@@ -166,20 +167,19 @@ def _last_token(layer: Any, rotary: Any, states_BTD: Tensor, lengths_B: Tensor) 
     place_T = torch.arange(states_BTD.shape[1], device=states_BTD.device)
     normed_BTD = layer.input_layernorm(states_BTD)
     head = (-1, attention.head_dim)
-    query_BH1P = attention.q_proj(normed_BTD[rows, last_B]).unflatten(-1, head).unsqueeze(2)
-    key_BGTP = attention.k_proj(normed_BTD).unflatten(-1, head).transpose(1, 2)
-    value_BGTP = attention.v_proj(normed_BTD).unflatten(-1, head).transpose(1, 2)
+    query_BHP = attention.q_proj(normed_BTD[rows, last_B]).unflatten(-1, head)
+    key_BTGP = attention.k_proj(normed_BTD).unflatten(-1, head)
+    value_BTGP = attention.v_proj(normed_BTD).unflatten(-1, head)
     cosine_1TP, sine_1TP = rotary(states_BTD, position_ids=place_T.unsqueeze(0))
-    query_BH1P = _rotated(query_BH1P, cosine_1TP[0, last_B, None, None], sine_1TP[0, last_B, None, None])
-    read_BH1P = nn.functional.scaled_dot_product_attention(
-        query_BH1P,
-        _rotated(key_BGTP, cosine_1TP, sine_1TP),
-        value_BGTP,
-        attn_mask=(place_T < lengths_B.unsqueeze(1))[:, None, None],
-        scale=attention.scaling,
-        enable_gqa=True,
-    )
-    state_BD = states_BTD[rows, last_B] + attention.o_proj(read_BH1P.flatten(1))
+    query_BHP = _rotated(query_BHP, cosine_1TP[0, last_B, None], sine_1TP[0, last_B, None])
+    key_BTGP = _rotated(key_BTGP, cosine_1TP.unsqueeze(2), sine_1TP.unsqueeze(2))
+    # One query a text: two small products beat a fused attention, which is made for as many queries as keys.
+    query_BGNP = query_BHP.unflatten(1, (key_BTGP.shape[2], -1))
+    score_BGNT = query_BGNP @ key_BTGP.permute(0, 2, 3, 1) * attention.scaling
+    score_BGNT = score_BGNT.masked_fill((place_T >= lengths_B.unsqueeze(1))[:, None, None], -torch.inf)
+    weight_BGNT = score_BGNT.softmax(dim=-1, dtype=torch.promote_types(score_BGNT.dtype, torch.float32))
+    read_BGNP = weight_BGNT.to(value_BTGP.dtype) @ value_BTGP.transpose(1, 2)
+    state_BD = states_BTD[rows, last_B] + attention.o_proj(read_BGNP.flatten(1))
     return state_BD + layer.mlp(layer.post_attention_layernorm(state_BD))
 
 

@@ -353,15 +353,15 @@ class TunedStudent:
     """Optimiser steps; 0 leaves the student as it is."""
     batch_size: int = 256
     """Labels per step."""
-    history_items: int = 5
+    history_items: int = 20
     """The latest liked items of a label's history that are read beside its target."""
-    learning_rate: float = 1e-3
-    """Of the adapters."""
+    learning_rate: float = 3e-3
+    """Peak of the adapters' rate: a linear rise over the first tenth of the steps, then a linear fall."""
     head_learning_rate: float = 5e-3
-    """Of the CTR network on top, which is thrown away afterwards."""
+    """The same of the CTR network on top, which is thrown away afterwards."""
     seed: int = 0
     """Of the draw of labels, of the network on top and of the adapters."""
-    batch_tokens: int = _free(8192)
+    batch_tokens: int = _free(65_536)
     """Tokens whose activations are held at once; more distinct texts in a step are read in parts (gradient caching)."""
     checkpoint_steps: int = _free(20)
     """Steps between checkpoints: what a killed run has to train again at most."""
