@@ -58,7 +58,7 @@ class FixedVectors:
     def backward(self, texts_U: Tensor, loss_of: Callable[[Tensor], Tensor]) -> Tensor:
         """The loss; only what reads the vectors gets gradients."""
         loss = loss_of(self.vectors_UD[texts_U])
-        loss.backward()
+        torch.autograd.backward(loss)
         return loss.detach()
 
 

@@ -58,14 +58,14 @@ class LiveVectors:
         parts = self._parts(texts_U)
         if self._tokens(texts_U, parts) <= self.batch_tokens or len(parts) == 1:
             loss = loss_of(self._in_order(parts, [self._part(texts_U, part) for part in parts]))
-            loss.backward()
+            torch.autograd.backward(loss)
             return loss.detach()
         vectors_UD = self.encode(texts_U).requires_grad_()
         loss = loss_of(vectors_UD)
-        loss.backward()
+        torch.autograd.backward(loss)
         assert vectors_UD.grad is not None
         for part in parts:
-            self._part(texts_U, part).backward(vectors_UD.grad[part])
+            torch.autograd.backward(self._part(texts_U, part), vectors_UD.grad[part])
         return loss.detach()
 
     def _parts(self, texts_U: Tensor) -> list[Tensor]:

@@ -174,7 +174,7 @@ def _last_token(layer: Any, rotary: Any, states_BTD: Tensor, lengths_B: Tensor) 
     query_BHP = _rotated(query_BHP, cosine_1TP[0, last_B, None], sine_1TP[0, last_B, None])
     key_BTGP = _rotated(key_BTGP, cosine_1TP.unsqueeze(2), sine_1TP.unsqueeze(2))
     # One query a text: two small products beat a fused attention, which is made for as many queries as keys.
-    query_BGNP = query_BHP.unflatten(1, (key_BTGP.shape[2], -1))
+    query_BGNP = query_BHP.view(len(rows), key_BTGP.shape[2], -1, attention.head_dim)
     score_BGNT = query_BGNP @ key_BTGP.permute(0, 2, 3, 1) * attention.scaling
     score_BGNT = score_BGNT.masked_fill((place_T >= lengths_B.unsqueeze(1))[:, None, None], -torch.inf)
     weight_BGNT = score_BGNT.softmax(dim=-1, dtype=torch.promote_types(score_BGNT.dtype, torch.float32))
