@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from pipeline.errors import StageError
 from pipeline.job import Job, load
+from pipeline.progress import note
 from pipeline.runner import Plan
 from pipeline.stages import BY_NAME
 from pipeline.storage import Dataset, file_digest, write_shard
@@ -55,6 +56,8 @@ def examine(plan: Plan) -> Findings:
     job = Job(
         stage=stage, config=plan.settings["audit"], source=plan.source, inputs=inputs, output=plan.dataset("audit")
     )
+    counted = (inputs["examples"].num_rows(), inputs["interactions"].num_rows())
+    note("audit: {:,} examples against {:,} events".format(*counted))
     rows, details = load("spark_jobs.execute:look")(job)
     path = plan.workspace.root / "audit" / "audit.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
