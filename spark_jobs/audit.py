@@ -71,10 +71,13 @@ def make(
         audit_texts.user_vector_leaks(evidence, user_vectors, input_settings["user_vectors"]["history_titles"]),
         audit_texts.prompt_leaks(evidence, prompts, input_settings["prompts"]["history_titles"]),
     )
-    found = held(_once(reduce(DataFrame.unionByName, leaks)))
+    return _made(held(_once(reduce(DataFrame.unionByName, leaks))), evidence, config.max_named)
+
+
+def _made(found: DataFrame, evidence: Evidence, max_named: int) -> Made:
     counted = {row["leak"]: row["n"] for row in found.groupBy("leak").agg(F.count(F.lit(1)).alias("n")).collect()}
     place = F.row_number().over(Window.partitionBy("leak").orderBy("event_at", "event_id"))
-    named = found.withColumn("place", place).filter(F.col("place") <= config.max_named).drop("place")
+    named = found.withColumn("place", place).filter(F.col("place") <= max_named).drop("place")
     details = {"leaks": {kind: counted[kind] for kind in sorted(counted)}, "examined": evidence.rows.count()}
     return Made(rows=named, order=("leak", "event_at", "event_id"), details=details)
 
