@@ -22,7 +22,11 @@ from pipeline.storage import write_atomically
 # N texts, S tokens of all texts, B texts of a part, T tokens of its longest, D dimensions
 
 STATES, DONE = "states.bin", "states.json"
-BYTES: dict[torch.dtype, np.dtype] = {torch.float32: np.dtype("<i4"), torch.bfloat16: np.dtype("<i2"), torch.float16: np.dtype("<i2")}
+BYTES: dict[torch.dtype, np.dtype] = {
+    torch.float32: np.dtype("<i4"),
+    torch.bfloat16: np.dtype("<i2"),
+    torch.float16: np.dtype("<i2"),
+}
 PARTS_PER_NOTE = 32
 """Forward passes between two records of how far the file has got."""
 

@@ -96,7 +96,7 @@ def test_adapters_alone_overfit_eight_texts(tmp_path):
     model = with_upper_adapters(make_model(), CONFIG)
     _, lower, upper = cut(model, 1, "last")
     live = LiveVectors(upper, store_states(texts(), lower, tmp_path, 60), 40)
-    optimiser = torch.optim.Adam([one for one in model.parameters() if one.requires_grad], lr=0.05)
+    optimiser = torch.optim.Adam([one for one in model.parameters() if one.requires_grad], lr=0.01)
     readout_D = torch.randn(24, generator=torch.Generator().manual_seed(2))
     click_B = torch.tensor([1.0, 0, 0, 1, 0, 1, 1, 0])
     losses = []
