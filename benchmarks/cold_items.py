@@ -52,9 +52,8 @@ def _print_cold(cold: dict[str, Any]) -> None:
         print(f"  {arm['name']:18s} {arm['auc']:.4f} [{low:.4f}, {high:.4f}]{told}")
         if arm["name"] in SEMANTIC:
             is_kept = delta[0] > 0 and delta[1] >= WANTED
-            print(
-                f"    a lead of {WANTED} over {OPPONENT} with its interval above zero: {'kept' if is_kept else 'MISSED'}"
-            )
+            verdict = "kept" if is_kept else "MISSED"
+            print(f"    a lead of {WANTED} over {OPPONENT} with its interval above zero: {verdict}")
 
 
 if __name__ == "__main__":

@@ -21,8 +21,9 @@ from pipeline.errors import ConfigError
 
 PLAIN_LAYERS = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer")
 """Layers whose attention is projections, rotation and a softmax, and nothing besides; others run as a whole."""
-TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 6e-2, torch.float16: 2e-2}
-"""Of the check that two parts are the whole, as a share of the vectors' deviation."""
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 5e-3}
+"""Of the check that two parts are the whole, as a share of a vector's length. Single numbers are no measure: a language
+model has some a hundred times as large as the rest, and their rounding in bfloat16 is as large as the rest."""
 
 
 def with_upper_adapters(model: Any, config: TunedStudent) -> Any:
@@ -139,11 +140,12 @@ def check_parts(decoder: Any, lower: LowerLayers, upper: UpperLayers, ids: Seque
     mask_BT = (place_T < lengths_B.unsqueeze(1)) & (place_T >= upper.num_instruction)
     wanted_BD = pool(whole_BTD, mask_BT.long().to(decoder.device), upper.pooling)
     found_BD = upper(lower(ids_BT).clone(), lengths_B)
-    difference = float((found_BD - wanted_BD).abs().max() / wanted_BD.std())
+    wanted_BD = wanted_BD.float()
+    difference = float(((found_BD - wanted_BD).norm(dim=1) / wanted_BD.norm(dim=1)).max())
     if not difference <= TOLERANCE[decoder.dtype]:
         raise ConfigError(
             f"the student's layers do not give the same vectors apart as together (a difference of {difference:.2g}"
-            " deviations); leave it as it is: --set tuned_student.max_steps=0"
+            " of their length); leave it as it is: --set tuned_student.max_steps=0"
         )
 
 
