@@ -34,6 +34,7 @@ COUNTS = (
     "expert_width",
     "batch_size",
     "max_epochs",
+    "patience",
     "pool_rows",
     "processes",
     "threads",

@@ -154,7 +154,8 @@ class _Training:
         self._saved_at = time.monotonic()
 
     def goes_on(self) -> bool:
-        return self.progress.epoch < self.config.max_epochs and self.progress.epoch == self.progress.best_epoch
+        done = self.progress
+        return done.epoch < self.config.max_epochs and done.epoch - done.best_epoch < self.config.patience
 
     def epoch(self, advance: Callable[[float], object]) -> None:
         """One pass over train, or what is left of it, and a look at valid."""

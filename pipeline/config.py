@@ -471,7 +471,9 @@ class CtrModel:
     weight_decay: float = 1e-5
     """Weight in the loss of the squared length of the field embeddings a row reads."""
     max_epochs: int = 4
-    """Upper bound; training stops when the valid AUC has not risen for one epoch."""
+    """Upper bound of passes over the training rows."""
+    patience: int = 1
+    """Training stops when the valid AUC has not risen for so many epochs; the best epoch is kept."""
     pool_rows: int = 1_000_000
     """Training rows held in memory and shuffled at once; a log that has no more is shuffled as a whole."""
     amp: str = "auto"
