@@ -1,9 +1,11 @@
 """A small world from a seed, in which only hidden traits decide what users click, and the best possible AUC is known.
 
 Titles are made-up words. One word of each title belongs to a trait ("a guilt-free treat"), but no surface word says so;
-category, maker and number are noise. A user loves two traits. Item ids are too rarely shown to learn from, so that a
-model without outside knowledge stays near chance, and a model that knows each item's trait can come near the ceiling:
-the AUC of the true probabilities, kept in `truth.parquet`. `teacher.jsonl` is what a teacher who knows the world says.
+category, maker and number are noise. A user loves two traits, and has a motto with a word of the first. Item ids are too
+rarely shown to learn from, so that a model without outside knowledge stays near chance, and a model that knows each
+item's trait can come near the ceiling: the AUC of the true probabilities, kept in `truth.parquet`. Users act seldom: a
+motto, to whoever can read it, tells half of what they love from the first click on, and their history the rest in time.
+`teacher.jsonl` is what a teacher who knows the world says.
 """
 
 import json
@@ -14,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-VERSION = 1
+VERSION = 2
 """Raised when the world changes; part of its cache folder's name."""
 
 TRAITS: tuple[tuple[str, str], ...] = (
@@ -37,8 +39,8 @@ class Size:
     """How large the world is."""
 
     num_items: int = 900
-    num_users: int = 240
-    events_per_user: int = 60
+    num_users: int = 480
+    events_per_user: int = 50
     words_per_trait: int = 12
     seed: int = 7
 
@@ -55,10 +57,14 @@ def write(folder: Path, size: Size = Size()) -> None:
     trait_word_N = trait_words[trait_N, word_N]
     filler_N = rng.choice(filler_words, size.num_items)
     titles = [f"{a} {b} {i:04d}" for i, (a, b) in enumerate(zip(trait_word_N, filler_N, strict=True))]
+    filler_U = rng.choice(filler_words, size.num_users)
+    loves_U2 = np.argsort(rng.random((size.num_users, len(TRAITS))), axis=1)[:, :2]
+    motto_word_U = trait_words[loves_U2[:, 0], rng.integers(0, size.words_per_trait, size.num_users)]
+    mottos = [f"{a} {b} u{u:04d}" for u, (a, b) in enumerate(zip(motto_word_U, filler_U, strict=True))]
     _write_items(folder, rng, titles)
-    _write_teacher(folder, titles, trait_N, trait_word_N)
-    _write_users(folder, rng, size)
-    _write_events(folder, rng, size, trait_N)
+    _write_teacher(folder, [*titles, *mottos], [*trait_N, *loves_U2[:, 0]])
+    _write_users(folder, rng, mottos)
+    _write_events(folder, rng, size, trait_N, loves_U2)
 
 
 def _made_up_words(rng: np.random.Generator, count: int) -> list[str]:
@@ -80,30 +86,32 @@ def _write_items(folder: Path, rng: np.random.Generator, titles: list[str]) -> N
     pq.write_table(pa.table(table), folder / "items.parquet")
 
 
-def _write_teacher(folder: Path, titles: list[str], trait_N: np.ndarray, trait_word_N: np.ndarray) -> None:
+def _write_teacher(folder: Path, texts: list[str], traits: list[int]) -> None:
     with (folder / "teacher.jsonl").open("w", encoding="utf-8") as file:
-        for title, trait, word in zip(titles, trait_N, trait_word_N, strict=True):
+        for text, trait in zip(texts, traits, strict=True):
             said = {
-                "text": title,
-                "rationale": f"{word} stands for {TRAITS[trait][0]}",
-                "explicit": [title.rsplit(" ", 1)[0]],
+                "text": text,
+                "rationale": f"{text.split()[0]} stands for {TRAITS[trait][0]}",
+                "explicit": [text.rsplit(" ", 1)[0]],
                 "implicit": list(TRAITS[trait]),
             }
             file.write(json.dumps(said) + "\n")
 
 
-def _write_users(folder: Path, rng: np.random.Generator, size: Size) -> None:
+def _write_users(folder: Path, rng: np.random.Generator, mottos: list[str]) -> None:
     table = {
-        "user_id": [f"u{u:04d}" for u in range(size.num_users)],
-        "region": rng.choice(REGIONS, size.num_users),
+        "user_id": [f"u{u:04d}" for u in range(len(mottos))],
+        "motto": mottos,
+        "region": rng.choice(REGIONS, len(mottos)),
     }
     pq.write_table(pa.table(table), folder / "users.parquet")
 
 
-def _write_events(folder: Path, rng: np.random.Generator, size: Size, trait_N: np.ndarray) -> None:
+def _write_events(
+    folder: Path, rng: np.random.Generator, size: Size, trait_N: np.ndarray, loves_U2: np.ndarray
+) -> None:
     loves_UT = np.zeros((size.num_users, len(TRAITS)), dtype=bool)
-    for user in range(size.num_users):
-        loves_UT[user, rng.choice(len(TRAITS), 2, replace=False)] = True
+    loves_UT[np.arange(size.num_users)[:, None], loves_U2] = True
     user_E = np.repeat(np.arange(size.num_users), size.events_per_user)
     item_E = np.concatenate(
         [rng.choice(size.num_items, size.events_per_user, replace=False) for _ in range(size.num_users)]
