@@ -1,11 +1,11 @@
 """A small world from a seed, in which only hidden traits decide what users click, and the best possible AUC is known.
 
 Titles are made-up words. One word of each title belongs to a trait ("a guilt-free treat"), but no surface word says so;
-category, maker and number are noise. A user loves two traits, and has a motto with a word of the first. Item ids are too
-rarely shown to learn from, so that a model without outside knowledge stays near chance, and a model that knows each
-item's trait can come near the ceiling: the AUC of the true probabilities, kept in `truth.parquet`. Users act seldom: a
-motto, to whoever can read it, tells half of what they love from the first click on, and their history the rest in time.
-`teacher.jsonl` is what a teacher who knows the world says.
+category, maker and number are noise. A user loves two traits, and has a motto with a word of the first: to whoever can
+read it, it tells half of what they love from the first click on; their history tells the rest in time. Item ids are too
+rarely shown to learn much from, so that a model without outside knowledge stays near chance, and a model that knows
+each item's trait can come near the ceiling: the AUC of the true probabilities, kept in `truth.parquet`. `teacher.jsonl`
+is what a teacher who knows the world says.
 """
 
 import json
