@@ -42,7 +42,9 @@ def build(
     own = settings_of(arm, config)
     gain = build(arms[arm.learns_from], arms, seed, inputs, vectors, config) if arm.learns_from else None
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(arm_seed(arm.name, seed))
+        # Not a seed of the arm's own: arms that differ by their vectors alone start from the same weights and see the
+        # same batches and masks, so that what parts them is the vectors.
+        torch.manual_seed(seed)
         if gain is not None:
             return TaughtNetwork(_backbone(arm, inputs, own, 0), gain, Lesson.of(own), own.weight_decay)
         if arm.vectors is None:
@@ -54,7 +56,7 @@ def build(
 
 
 def arm_seed(name: str, seed: int) -> int:
-    """A seed of the arm's own."""
+    """A seed of the arm's own, for the dealing of vectors and noise."""
     return int.from_bytes(hashlib.sha256(f"{name}:{seed}".encode()).digest()[:4])
 
 

@@ -364,7 +364,7 @@ STAGES: tuple[Stage, ...] = (
         maker="msd_models.train:train_arms",
         config=config.CtrModel,
         package_files=("msd_models/arms.toml",),
-        version=2,
+        version=3,
     ),
     Stage(
         name="report",

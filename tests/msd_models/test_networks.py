@@ -170,3 +170,10 @@ def test_a_gpu_gives_the_processors_logits_and_loss(world, arm):
     torch.testing.assert_close(there.eval()(batch_there).cpu(), network.eval()(batch), atol=1e-4, rtol=1e-3)
     there.load_served(network.served_state())
     torch.testing.assert_close(there(batch_there).cpu(), network(batch), atol=1e-4, rtol=1e-3)
+
+
+def test_arms_that_differ_by_their_vectors_alone_start_from_the_same_weights(world):
+    one, two = (built(world, arm, seed=3).state_dict() for arm in ("msd", "msd_frozen"))
+    assert one.keys() == two.keys()
+    for name, weight in one.items():
+        torch.testing.assert_close(two[name], weight, rtol=0, atol=0)
