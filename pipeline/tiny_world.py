@@ -42,6 +42,8 @@ class Size:
     num_users: int = 480
     events_per_user: int = 50
     words_per_trait: int = 12
+    active_days: int = 0
+    """Above 0 users come at moments of their own and act for so many days; 0: all act from the first day on."""
     seed: int = 7
 
 
@@ -119,7 +121,7 @@ def _write_events(
     leaning_U = rng.normal(0, 0.3, size.num_users)
     logit_E = np.where(loves_UT[user_E, trait_N[item_E]], 1.9, -2.1) + leaning_U[user_E]
     probability_E = 1 / (1 + np.exp(-logit_E))
-    seconds_E = START_SECONDS + rng.integers(0, DAYS * 86_400, len(user_E))
+    seconds_E = START_SECONDS + _moments(rng, size, user_E)
     events = pa.table(
         {
             "user_id": [f"u{u:04d}" for u in user_E],
@@ -130,3 +132,11 @@ def _write_events(
     )
     pq.write_table(events, folder / "events.parquet")
     pq.write_table(events.append_column("probability", pa.array(probability_E)), folder / "truth.parquet")
+
+
+def _moments(rng: np.random.Generator, size: Size, user_E: np.ndarray) -> np.ndarray:
+    """Seconds from the beginning to each event."""
+    if not size.active_days:
+        return rng.integers(0, DAYS * 86_400, len(user_E))
+    arrival_U = rng.integers(0, (DAYS - size.active_days) * 86_400, size.num_users)
+    return arrival_U[user_E] + rng.integers(0, size.active_days * 86_400, len(user_E))
