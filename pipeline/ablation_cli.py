@@ -34,5 +34,5 @@ def ablate(
     """
     chosen = ablation.parse_tables(tables)
     wanted = ablation.parse_numbers(seeds, "--seeds", "1,2,3") if seeds else ()
-    for line in ablation.ablate(plan_of(work, source, preset, set_, remember=False), chosen, wanted):
+    for line in ablation.ablate(plan_of(work, source, preset, set_), chosen, wanted):
         typer.echo(line)

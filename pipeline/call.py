@@ -1,14 +1,15 @@
 """What every command's call has in common: the options that name the datasets meant, and the plan they stand for."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from pipeline import runner, settings
-from pipeline.errors import UsageError
+from pipeline.errors import MsdError, UsageError
 from pipeline.runner import Plan
 from pipeline.source import built_in_sources, load_source
 from pipeline.storage import Workspace
@@ -43,29 +44,49 @@ WorkOption = Annotated[Path, typer.Option("--work", help="The folder datasets ar
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")]
 
 
-def plan_of(
-    work: Path, source: str | None, preset: str | None, overrides: Iterable[str] | None, *, remember: bool = True
-) -> Plan:
+def plan_of(work: Path, source: str | None, preset: str | None, overrides: Iterable[str] | None) -> Plan:
     """The datasets that a call means; what it leaves out is as in the last run of that work folder.
 
     Raises:
         UsageError: the work folder is a file, or a source or setting is wrong.
     """
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    return _plan(*_call(work, source, preset, overrides))
+
+
+@contextmanager
+def remembered_plan(
+    work: Path, source: str | None, preset: str | None, overrides: Iterable[str] | None
+) -> Iterator[Plan]:
+    """The same for a run, which later calls without flags go on with, killed or failed; a wrong call is forgotten."""
+    workspace, call = _call(work, source, preset, overrides)
+    plan, before = _plan(workspace, call), workspace.remembered()
+    workspace.remember(call)
+    try:
+        yield plan
+    except MsdError as error:
+        if error.exit_code == UsageError.exit_code:
+            workspace.remember(before)
+        raise
+
+
+def _call(
+    work: Path, source: str | None, preset: str | None, overrides: Iterable[str] | None
+) -> tuple[Workspace, dict[str, Any]]:
     if work.exists() and not work.is_dir():
         raise UsageError(f"--work {work} is a file; name a folder")
     workspace = Workspace(work)
     last: dict[str, Any] = DEFAULTS | workspace.remembered()
-    call: dict[str, Any] = {
+    return workspace, {
         "source": _absolute(source) if source is not None else last["source"],
         "preset": _absolute(preset) if preset is not None else last["preset"],
         "overrides": list(overrides) if overrides is not None else last["overrides"] if source is None else [],
     }
-    plan = runner.make_plan(workspace, load_source(call["source"]), settings.resolve(call["preset"], call["overrides"]))
-    if remember:
-        workspace.remember(call)
-    return plan
+
+
+def _plan(workspace: Workspace, call: Mapping[str, Any]) -> Plan:
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    return runner.make_plan(workspace, load_source(call["source"]), settings.resolve(call["preset"], call["overrides"]))
 
 
 def _absolute(reference: str) -> str:

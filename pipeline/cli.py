@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from pipeline import ablation_cli, audit, curve, doctor, gold_cli, job, results, runner, tuning_cli, view
-from pipeline.call import DebugOption, PresetOption, SetOption, SourceOption, WorkOption, plan_of
+from pipeline.call import DebugOption, PresetOption, SetOption, SourceOption, WorkOption, plan_of, remembered_plan
 from pipeline.errors import MsdError, UsageError
 from pipeline.progress import note
 from pipeline.runner import Plan
@@ -38,8 +38,8 @@ Stages = Annotated[
 def demo(work: WorkOption = Path("work"), debug: DebugOption = False) -> None:
     """The whole flow on MovieLens-100K with every real component; ends with the results table."""
     started = time.monotonic()
-    plan = plan_of(work, "movielens-100k", "small", [])
-    made = runner.run(plan, ["report"])
+    with remembered_plan(work, "movielens-100k", "small", []) as plan:
+        made = runner.run(plan, ["report"])
     _finish(plan, made, started)
 
 
@@ -65,11 +65,11 @@ def run(
     """Makes the named datasets and whatever they need; skips what is committed; a killed run goes on where it was."""
     started = time.monotonic()
     names = _stage_names(stages or [])
-    plan = plan_of(work, source, preset, set_)
-    if slice_ is not None:
-        runner.run_slice(plan, _one_stage(names), *_slice_numbers(slice_))
-        return
-    made = runner.run(plan, names)
+    with remembered_plan(work, source, preset, set_) as plan:
+        if slice_ is not None:
+            runner.run_slice(plan, _one_stage(names), *_slice_numbers(slice_))
+            return
+        made = runner.run(plan, names)
     if "report" in names:
         _finish(plan, made, started)
     else:
@@ -89,9 +89,7 @@ def plan_(
     debug: DebugOption = False,
 ) -> None:
     """Says what the named datasets would cost in rows, tokens and seconds, before anything is paid for."""
-    view.print_estimates(
-        plan_of(work, source, preset, set_, remember=False), _stage_names(stages or []), measure=measure
-    )
+    view.print_estimates(plan_of(work, source, preset, set_), _stage_names(stages or []), measure=measure)
 
 
 @app.command(name="curve")
@@ -117,7 +115,7 @@ def curve_(
     Each share costs a student and the click models; stopped anywhere, the same command goes on where it was.
     """
     chosen = curve.parse_shares(shares)
-    for line in curve.trace(plan_of(work, source, preset, set_, remember=False), chosen, augmented=augmented):
+    for line in curve.trace(plan_of(work, source, preset, set_), chosen, augmented=augmented):
         typer.echo(line)
 
 
@@ -130,7 +128,7 @@ def audit_(
     debug: DebugOption = False,
 ) -> None:
     """Names the examples whose prompt, vector, counts or history know their future; exit code 1 where there is one."""
-    plan = plan_of(work, source, preset, set_, remember=False)
+    plan = plan_of(work, source, preset, set_)
     findings = audit.examine(plan)
     for line in audit.lines(findings):
         typer.echo(line)
@@ -146,7 +144,7 @@ def list_(
     debug: DebugOption = False,
 ) -> None:
     """Shows the stages with their state, rows and seconds."""
-    view.list_stages(plan_of(work, source, preset, set_, remember=False))
+    view.list_stages(plan_of(work, source, preset, set_))
 
 
 @app.command()
@@ -162,7 +160,7 @@ def show(
 ) -> None:
     """Shows a dataset's columns, manifest and first rows."""
     _stage_names([dataset])
-    view.show_dataset(plan_of(work, source, preset, set_, remember=False).dataset(dataset), rows, rejected=rejected)
+    view.show_dataset(plan_of(work, source, preset, set_).dataset(dataset), rows, rejected=rejected)
 
 
 @app.command()

@@ -34,7 +34,7 @@ def export(
     debug: DebugOption = False,
 ) -> None:
     """Writes texts with candidate phrases for people to label; rows held out from the student come first."""
-    plan = plan_of(work, source, preset, set_, remember=False)
+    plan = plan_of(work, source, preset, set_)
     made = (plan.dataset("teacher_outputs"), plan.dataset("student"))
     load("msd_models.annotation:export")(*made, file, rows=rows, seed=seed)
 

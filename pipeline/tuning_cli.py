@@ -34,7 +34,7 @@ def tune(
 
     Writes best.toml, history.png and the trials into the work folder's `tuning/`; test is not read.
     """
-    plan = plan_of(work, source, preset, set_, remember=False)
+    plan = plan_of(work, source, preset, set_)
     config = plan.settings["ctr_model"]
     numbers = _seed_numbers(seeds)
     needed: list[str] = load("msd_models.arm_tuning:needed_datasets")(config, arms)

@@ -13,7 +13,13 @@ SETTINGS = (
     "ctr_model.arms_file={folder}/arms.toml",
     f"ctr_model.arms={json.dumps(ARMS)}",
     "ctr_model.seeds=[1]",
-    # Few passes: with a dozen, models without queries learn single ads and users by heart.
+    # How the world is read is its own matter and not the preset's. Few passes: with a dozen, models without queries
+    # learn single ads and users by heart.
+    "histories.embed_min_events=3",
+    "prompts.history_titles=8",
+    "user_vectors.history_titles=8",
+    "user_text_vectors.history_titles=8",
+    "student.epochs=12",
     "ctr_model.max_epochs=4",
     "ctr_model.patience=1",
     "prompts.item_rows=240",
@@ -56,9 +62,9 @@ def test_queries_that_meet_ads_close_most_of_the_gap(searched):
         test = table[table.split == "test"]
         auc[arm] = roc_auc_score(test.is_click, test.score)
     gap = ceiling - auc["no_context"]
-    assert gap > 0.1, auc
+    assert gap > 0.2, auc
     assert auc["msd_frozen"] - auc["no_context"] > 0.5 * gap, auc
-    assert auc["shuffled_vectors"] < auc["no_context"] + 0.1 * gap, "vectors of the wrong queries are worth nothing"
+    assert abs(auc["shuffled_vectors"] - auc["no_context"]) < 0.3 * gap, auc
 
 
 def test_every_query_is_read_once_and_none_leaks(searched):

@@ -162,6 +162,13 @@ def test_rows_tell_what_the_report_slices_by(world, trained):
         assert row["has_user_vector"]
 
 
+def test_semantic_arms_of_one_module_are_one_architecture(trained):
+    folder, _ = trained
+    alike = [arm for arm in ARMS if read_arms()[arm].module == "msd" and read_arms()[arm].injection == "input"]
+    assert {"shuffled_vectors", "raw_text", "msd_frozen", "msd"} == set(alike)
+    assert len({json.loads((folder / "runs" / f"{arm}-1.json").read_text())["params"] for arm in alike}) == 1
+
+
 def test_the_same_arm_and_seed_give_the_same_bytes(world, trained, tmp_path):
     train_arms(SMALL, tmp_path, **inputs_of_stage(world))
     assert made_files(tmp_path) == made_files(trained[0])

@@ -62,6 +62,17 @@ def test_list_names_every_stage_and_remembers_nothing(source_file, tmp_path, cap
     assert not (tmp_path / "work" / "run.json").exists()
 
 
+def test_a_run_is_remembered_where_it_fails_and_forgotten_where_the_call_is_wrong(source_file, tmp_path, capsys):
+    work, source = tmp_path / "work", ("--source", str(source_file))
+    lacking_input = ("run", "teacher_outputs", "--slice", "1/2")
+    assert call(*lacking_input, *source, "--preset", "tiny", "--work", str(work)) == 1
+    kept = (work / "run.json").read_bytes()
+    assert json.loads(kept)["preset"] == "tiny"
+    whole_table = ("run", "items", "--slice", "1/2")
+    assert call(*whole_table, *source, "--set", "ctr_model.patience=9", "--work", str(work)) == 2
+    assert (work / "run.json").read_bytes() == kept
+
+
 def test_a_work_folder_that_is_a_file_is_refused(tmp_path, capsys):
     (tmp_path / "work").write_text("")
     assert call("list", "--source", "tiny-world", "--work", str(tmp_path / "work")) == 2
