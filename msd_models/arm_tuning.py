@@ -19,7 +19,7 @@ from msd_models.arm_tuning_report import TunedArm, TunedTrial, draw_history, tab
 from msd_models.arms import Arm
 from msd_models.arms_file import read_arms
 from msd_models.ctr_records import open_inputs
-from msd_models.train import threads
+from msd_models.language_model import cpu_threads
 from msd_models.vector_alignment import align_vectors, open_vectors
 from pipeline.config import CtrModel
 from pipeline.errors import ConfigError, UsageError
@@ -78,7 +78,7 @@ def tune(
     """
     arms = _chosen(config, names)
     folder.mkdir(parents=True, exist_ok=True)
-    with _bench(config, folder, arms, budget, datasets) as bench, threads(config.threads):
+    with _bench(config, folder, arms, budget, datasets) as bench, cpu_threads(config.threads):
         searches = [_Search(arm, bench) for arm in arms.values()]
         _run_rounds(searches, budget)
     common = min([budget.trials, *(len(search.finished()) for search in searches)])

@@ -23,7 +23,7 @@ from msd_models.context_rows import ContextRows
 from msd_models.ctr_inputs import NUM_GAPS, SPLITS, CtrInputs
 from msd_models.example_fields import ExampleFields, fit_fields
 from msd_models.fields import Field, Kind, Numbers, Rows
-from msd_models.history_file import HistoryFile, lay_out_histories
+from msd_models.history_file import MICROSECONDS_PER_MINUTE, HistoryFile, lay_out_histories
 from msd_models.record_files import Records, RecordWriter, open_records, record_type
 from pipeline.config import CtrRecords
 from pipeline.errors import ConfigError, StageError
@@ -34,7 +34,7 @@ from pipeline.storage import Dataset, Outcome, write_atomically, write_shard
 BATCH_ROWS = 131_072
 SAMPLED_ROWS = 100_000
 """Vector rows kept for means and deviations; more change the third digit at most."""
-MINUTES_PER_HOUR, MICROSECONDS_PER_MINUTE = 60, 60_000_000
+MINUTES_PER_HOUR = 60
 
 
 @dataclass(frozen=True, kw_only=True)

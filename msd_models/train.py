@@ -5,8 +5,7 @@ again, so a killed training goes on at the next one, and inside one at its last 
 """
 
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
 from msd_models.arms import Arm, settings_of
 from msd_models.arms_file import read_arms
@@ -22,6 +20,7 @@ from msd_models.ctr_inputs import CtrInputs
 from msd_models.ctr_job import Job, train_one, write_job
 from msd_models.ctr_records import open_inputs
 from msd_models.ctr_settings import check_settings
+from msd_models.language_model import cpu_threads
 from msd_models.process_group import Launch, launch_torchrun
 from msd_models.record_files import Records
 from msd_models.vector_alignment import align_vectors, open_vectors
@@ -80,17 +79,6 @@ def train_arms(
     return Outcome(rows_in=rows, rows_ok=rows, details=_details(config, wanted, ctr_records, vectors))
 
 
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    """Gives PyTorch that many threads for a while."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def _ordered(config: CtrModel, arms: Mapping[str, Arm]) -> list[Arm]:
     """The arms to train, each after the one it learns from.
 
@@ -120,7 +108,7 @@ def _train_jobs(
         for job, most in zip(pending, epochs, strict=True):
             done = _Counted(advance)
             if job.config.processes == 1 and launch is None:
-                with threads(job.config.threads):
+                with cpu_threads(job.config.threads):
                     train_one(job, inputs, vectors, done)
             else:
                 folder = job.folder / "jobs" / job.name
