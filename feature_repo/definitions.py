@@ -1,7 +1,9 @@
-"""The features as Feast knows them: two entities, four views, one service; types follow `pipeline.schemas`.
+"""The features as Feast knows them: entities, five views a generation, one service; types as in `pipeline.schemas`.
 
-A vector view carries the first eight digits of its space in its name, so that two encoders of the same dimension never
-share a view. The service `ctr` names the views of the active space without it: `item_vectors`, `user_vectors`.
+A generation is one publication: everything readers see at once. Its views carry eight digits of the publication's
+fingerprint, those of vectors also eight of the space, so that neither two encoders of the same dimension nor
+yesterday's and today's values share a field in Redis. The service `ctr` names the views of the active generation
+without digits: `item_vectors`, `user_vectors`, `item_stats`, `user_stats`, `user_histories`.
 """
 
 import glob
@@ -22,8 +24,12 @@ if TYPE_CHECKING:
 OWNER = "msd"
 SERVICE = "ctr"
 SPACE_DIGITS = 8
+GENERATION_DIGITS = 8
+ITEM_VECTORS = "item_vectors"
+USER_VECTORS = "user_vectors"
 USER_HISTORIES = "user_histories"
 ITEM_STATS = "item_stats"
+USER_STATS = "user_stats"
 
 _ROW = pa.field("vector_row", pa.int64(), metadata={"doc": "Row of the vector in the publication's vectors.npy."})
 _HISTORY_ROW = pa.field("history_row", pa.int64(), metadata={"doc": "Row of the dataset histories."})
@@ -40,7 +46,9 @@ USER_VECTOR_FEATURES = (
     schemas.USER_VECTORS.field("content_hash"),
 )
 USER_HISTORY_FEATURES = (_HISTORY_ROW, schemas.HISTORIES.field("num_events"))
-ITEM_STATS_FEATURES = tuple(schemas.ITEM_STATS.field(name) for name in ("exposures", "clicks", "ctr_shrunk"))
+_COUNTS = ("exposures", "clicks", "ctr_shrunk")
+ITEM_STATS_FEATURES = tuple(schemas.ITEM_STATS.field(name) for name in _COUNTS)
+USER_STATS_FEATURES = tuple(schemas.USER_STATS.field(name) for name in _COUNTS)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -67,58 +75,92 @@ class ViewPlan:
         return pa.schema([self.key, *self.features, *times])
 
 
-def item_view_name(space_id: str) -> str:
-    """The view of a space's item vectors."""
-    return f"item_vectors_{space_id[:SPACE_DIGITS]}"
+def view_name(kind: str, space_id: str, generation: str) -> str:
+    """What Feast calls a view of a generation.
+
+    Args:
+        kind: item_vectors, user_vectors, item_stats, user_stats or user_histories.
+        space_id: of the generation's vectors.
+        generation: fingerprint of the publication.
+    """
+    space = f"_{space_id[:SPACE_DIGITS]}" if kind in (ITEM_VECTORS, USER_VECTORS) else ""
+    return f"{kind}{space}_{generation[:GENERATION_DIGITS]}"
 
 
-def user_view_name(space_id: str) -> str:
-    """The view of a space's user vectors."""
-    return f"user_vectors_{space_id[:SPACE_DIGITS]}"
+def item_plans(folder: Path, space_id: str, generation: str = "") -> "tuple[ViewPlan, ViewPlan]":
+    """Vectors and statistics of items; without a generation under their plain names, which no registry holds.
 
-
-def item_plans(folder: Path, space_id: str) -> tuple[ViewPlan, ViewPlan]:
-    """The views of an item publication: vectors and statistics."""
-    tags = {"space_id": space_id, "publication": f"{folder.parent.name}/{folder.name}"}
-    vectors = ViewPlan(
-        name=item_view_name(space_id),
-        key=ITEM_KEY,
-        features=ITEM_VECTOR_FEATURES,
-        description="What the student reads out of an item's text, from when the text was known.",
-        files=folder.resolve() / "offline",
-        tags=tags,
+    Args:
+        folder: of the dataset item_features.
+        space_id: of its vectors.
+        generation: fingerprint of the publication.
+    """
+    vectors = _plan(
+        ITEM_VECTORS,
+        ITEM_KEY,
+        ITEM_VECTOR_FEATURES,
+        "What the student reads out of an item's text, from when the text was known.",
+        folder / "offline",
+        (space_id, generation),
     )
-    stats = ViewPlan(
-        name=ITEM_STATS,
-        key=ITEM_KEY,
-        features=ITEM_STATS_FEATURES,
-        description="Exposures and clicks of the training window, from its end on.",
-        files=folder.resolve() / ITEM_STATS,
-        tags={"publication": tags["publication"]},
+    stats = _plan(
+        ITEM_STATS,
+        ITEM_KEY,
+        ITEM_STATS_FEATURES,
+        "Exposures and clicks of the training window, from its end on.",
+        folder / ITEM_STATS,
+        (space_id, generation),
     )
     return vectors, stats
 
 
-def user_plans(folder: Path, space_id: str) -> tuple[ViewPlan, ViewPlan]:
-    """The views of a user publication: vectors and row numbers of histories."""
-    tags = {"space_id": space_id, "publication": f"{folder.parent.name}/{folder.name}"}
-    vectors = ViewPlan(
-        name=user_view_name(space_id),
-        key=USER_KEY,
-        features=USER_VECTOR_FEATURES,
-        description="What the student reads out of a user's history, from the history's cut on.",
-        files=folder.resolve() / "offline",
-        tags=tags,
+def user_plans(folder: Path, space_id: str, generation: str = "") -> "tuple[ViewPlan, ViewPlan, ViewPlan]":
+    """Vectors, row numbers of histories and statistics of users: see item_plans."""
+    vectors = _plan(
+        USER_VECTORS,
+        USER_KEY,
+        USER_VECTOR_FEATURES,
+        "What the student reads out of a user's history, from the history's cut on.",
+        folder / "offline",
+        (space_id, generation),
     )
-    histories = ViewPlan(
-        name=USER_HISTORIES,
-        key=USER_KEY,
-        features=USER_HISTORY_FEATURES,
-        description="Which row of the dataset histories holds the user's events before a time.",
-        files=folder.resolve() / USER_HISTORIES,
-        tags={"publication": tags["publication"]},
+    past = _plan(
+        USER_HISTORIES,
+        USER_KEY,
+        USER_HISTORY_FEATURES,
+        "Which row of the dataset histories holds the user's events before a time.",
+        folder / USER_HISTORIES,
+        (space_id, generation),
     )
-    return vectors, histories
+    stats = _plan(
+        USER_STATS,
+        USER_KEY,
+        USER_STATS_FEATURES,
+        "Events and clicks of the training window, from its end on.",
+        folder / USER_STATS,
+        (space_id, generation),
+    )
+    return vectors, past, stats
+
+
+def _plan(
+    kind: str,
+    key: pa.Field,
+    features: tuple[pa.Field, ...],
+    description: str,
+    files: Path,
+    version: tuple[str, str],
+) -> ViewPlan:
+    space_id, generation = version
+    features_folder = files.parent
+    tags = {
+        "kind": kind,
+        "space_id": space_id,
+        "generation": generation,
+        "features": f"{features_folder.parent.name}/{features_folder.name}",
+    }
+    name = view_name(kind, space_id, generation) if generation else kind
+    return ViewPlan(name=name, key=key, features=features, description=description, files=files.resolve(), tags=tags)
 
 
 def entities() -> "list[Entity]":
@@ -169,15 +211,14 @@ def feature_view(plan: ViewPlan, *, online: bool) -> "FeatureView":
 
 
 def feature_service(space_id: str, views: "Sequence[FeatureView]") -> "FeatureService":
-    """The service `ctr`: the views of one space, under names without the space's digits."""
+    """The service `ctr`: the views of one generation, under names without digits."""
     from feast import FeatureService
 
-    suffix = f"_{space_id[:SPACE_DIGITS]}"
     return FeatureService(
         name=SERVICE,
-        features=[view.with_name(view.name.removesuffix(suffix)) for view in views],
+        features=[view.with_name(view.tags["kind"]) for view in views],
         description="What the CTR models read, in the active vector space.",
-        tags={"space_id": space_id},
+        tags={"space_id": space_id, "generation": views[0].tags["generation"]},
         owner=OWNER,
     )
 

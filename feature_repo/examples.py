@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from feature_repo.definitions import ITEM_KEY, USER_KEY, ViewPlan, item_plans, user_plans
 from feature_repo.offline import read_keys
-from feature_repo.registry import activate, check_spaces, ensure_views
+from feature_repo.registry import apply_views, check_spaces
 from feature_repo.store import feast_home, open_store, quiet_feast, write_settings
 from pipeline import schemas
 from pipeline.config import Examples
@@ -67,9 +67,8 @@ def join_examples(
     write_settings(home, None)
     with quiet_feast():
         store = open_store(home)
-        ensure_views(store, [*item_views, *user_views])
-        activate(store, space_id)
-    sides = (_item_side(item_views[0]), _user_side(*user_views))
+        apply_views(store, [*item_views, *user_views], online=False)
+    sides = (_item_side(item_views[0]), _user_side(*user_views[:2]))
     for batch in batches:
         with quiet_feast():
             joined = _join(store, batch.filter(pc.not_equal(batch.column("split"), "history")), sides)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import numpy.typing as npt
 
-from feature_repo.definitions import ITEM_KEY, USER_KEY, item_view_name, user_view_name
+from feature_repo.definitions import ITEM_KEY, ITEM_VECTORS, USER_KEY, USER_VECTORS, view_name
 from feature_repo.redis_server import running_redis
-from feature_repo.registry import active_space, check_spaces
+from feature_repo.registry import active_generation, check_spaces
 from feature_repo.store import open_store, quiet_feast, write_settings
 from pipeline.errors import StageError
 
@@ -33,7 +33,7 @@ def vector_lookup(work: Path, space_id: str | None = None) -> "Iterator[VectorLo
     """
     home = work / "feast"
     if not home.is_dir():
-        raise StageError(f"nothing is published in {work}; run: msd run item_features user_features")
+        raise StageError(f"nothing is published in {work}; run: msd run publication")
     with running_redis(work) as redis:
         # The server may have moved to another port since the publication.
         write_settings(home, redis)
@@ -56,7 +56,9 @@ class VectorLookup:
         """
         with quiet_feast():
             self._store: FeatureStore = open_store(home)
-            self.space_id = space_id or active_space(self._store)
+            self.space_id, self.generation = active_generation(self._store)
+            if space_id:
+                check_spaces(space_id, {"the active generation": self.space_id})
             self._check_views()
 
     def lookup(
@@ -86,8 +88,8 @@ class VectorLookup:
 
     def _view(self, entity: str) -> tuple[str, str]:
         if entity == "item":
-            return ITEM_KEY.name, item_view_name(self.space_id)
-        return USER_KEY.name, user_view_name(self.space_id)
+            return ITEM_KEY.name, view_name(ITEM_VECTORS, self.space_id, self.generation)
+        return USER_KEY.name, view_name(USER_VECTORS, self.space_id, self.generation)
 
     def _check_views(self) -> None:
         known = {view.name: view for view in self._store.list_feature_views()}
@@ -96,6 +98,6 @@ class VectorLookup:
         if missing:
             raise StageError(
                 f"the space {self.space_id} is not published: there is no {' and no '.join(missing)};"
-                " run: msd run item_features user_features"
+                " run: msd run publication"
             )
         check_spaces(self.space_id, {name: known[name].tags["space_id"] for name in wanted})

@@ -111,11 +111,11 @@ def write_history_files(histories: Dataset, plan: ViewPlan) -> int:
     return row
 
 
-def write_stats_files(item_stats: Dataset, plan: ViewPlan) -> int:
-    """Writes the source of item_stats: counts, usable from the end of the window they were counted on."""
+def write_stats_files(stats: Dataset, plan: ViewPlan) -> int:
+    """Writes the source of item_stats or user_stats: counts, usable from the end of the window they were counted on."""
     row = 0
     with _fresh_parts(plan) as parts:
-        for batch in item_stats.batches(PART_ROWS):
+        for batch in stats.batches(PART_ROWS):
             times = batch.column("counted_until")
             columns = [*(batch.column(field.name) for field in (plan.key, *plan.features)), times, times]
             parts.write(pa.table(columns, schema=plan.file_schema))

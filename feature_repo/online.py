@@ -6,7 +6,6 @@ which also makes a repeated publication end in the same state.
 """
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,13 +23,12 @@ if TYPE_CHECKING:
 SAMPLE_KEYS = 64
 
 
-def write_online(store: "FeatureStore", plan: ViewPlan, folder: Path, batch_rows: int) -> int:
+def write_online(store: "FeatureStore", plan: ViewPlan, batch_rows: int) -> int:
     """Writes the latest row of every key of a view and compares a sample with what then reads back.
 
     Args:
         store: whose registry holds the view.
         plan: the view, its offline files written.
-        folder: of the publication, with vectors.npy.
         batch_rows: rows per write.
 
     Returns:
@@ -43,10 +41,10 @@ def write_online(store: "FeatureStore", plan: ViewPlan, folder: Path, batch_rows
     store.config.online_store.skip_dedup = True
     with progress(f"{plan.name} online", latest.num_rows) as advance:
         for start in range(0, latest.num_rows, batch_rows):
-            batch = _with_vectors(latest.slice(start, batch_rows), plan, folder)
+            batch = _with_vectors(latest.slice(start, batch_rows), plan)
             store.write_to_online_store(plan.name, df=batch.to_pandas())
             advance(batch.num_rows)
-    _compare(store, plan, _with_vectors(_sample(latest), plan, folder))
+    _compare(store, plan, _with_vectors(_sample(latest), plan))
     return int(latest.num_rows)
 
 
@@ -79,10 +77,10 @@ def read_online(store: "FeatureStore", plan: ViewPlan, names: Sequence[str], key
     return dict(store.get_online_features(features=features, entity_rows=rows).to_dict())
 
 
-def _with_vectors(latest: pa.Table, plan: ViewPlan, folder: Path) -> pa.Table:
+def _with_vectors(latest: pa.Table, plan: ViewPlan) -> pa.Table:
     if "vector" not in plan.file_schema.names:
         return latest
-    vectors_ND = np.load(folder / VECTORS_FILE, mmap_mode="r")[latest.column("vector_row").to_numpy()]
+    vectors_ND = np.load(plan.files.parent / VECTORS_FILE, mmap_mode="r")[latest.column("vector_row").to_numpy()]
     offsets = pa.array(np.arange(len(vectors_ND) + 1, dtype=np.int32) * vectors_ND.shape[1])
     return latest.append_column("vector", pa.ListArray.from_arrays(offsets, pa.array(vectors_ND.reshape(-1))))
 

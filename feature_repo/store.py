@@ -88,7 +88,7 @@ def open_store(home: Path) -> "FeatureStore":
         MissingExtra: Feast is not installed.
     """
     if not (home / "feature_store.yaml").is_file():
-        raise StageError(f"there is no Feast repository at {home}; run: msd run item_features user_features")
+        raise StageError(f"there is no Feast repository at {home}; run: msd run publication")
     require_feast()
     from feast import FeatureStore
 

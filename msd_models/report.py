@@ -118,7 +118,7 @@ def _gather(config: Report, rows: ScoredRows, datasets: Mapping[str, Dataset]) -
         "embedding": {name: _work(manifests[name]) for name in EMBEDDING_STAGES if name in manifests},
         "publish": {
             name: {**manifests[name]["details"], **_work(manifests[name])}
-            for name in ("item_features", "user_features")
+            for name in ("item_features", "user_features", "publication")
         },
         "stages": [{"name": name, **_counts(manifest)} for name, manifest in manifests.items()],
     }

@@ -62,6 +62,14 @@ class ItemStats:
 
 
 @dataclass(frozen=True, kw_only=True)
+class UserStats:
+    """Settings of user_stats."""
+
+    prior_exposures: float = 20.0
+    """m in ctr_shrunk = (clicks + m·ctr_log) / (exposures + m)."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Histories:
     """Settings of histories."""
 
@@ -281,11 +289,23 @@ class Vectors:
     the tiny world's valid labels a logistic regression reaches an AUC of .805 with the former and .717 with the latter;
     on MovieLens-100K neither differs from shuffled vectors."""
     dtype: str = "auto"
-    """Of the forward pass: float32, bfloat16 or auto (bfloat16 where the processor multiplies it natively)."""
+    """Of the forward pass: float32, bfloat16, float16, int8 (weights and activations, on a CPU) or auto (bfloat16 where
+    the processor multiplies it natively)."""
+    mode: str = "text"
+    """How users are read: `text`, the titles of their history one after the other; or `behaviours`: each item once by
+    the lower layers, then the upper layers over the history's items (BAHE). Part of the space: set it for items and
+    users alike."""
+    behaviour_layers: int = 2
+    """With `behaviours`: upper layers that run over the history."""
+    engine: str = _free("auto")
+    """What runs the model: `plain` (transformers), `packed` (no padding, the instruction's keys and values computed
+    once), `vllm` (its pooling runner), or auto: the fastest of them on a few of the texts."""
+    processes: int = _free(1)
+    """Worker processes on this machine, each with the model and a share of the shards."""
     shard_rows: int = _free(1024)
     """Rows per shard: what a killed run has to embed again at most."""
     batch_tokens: int = _free(1024)
-    """Padded tokens per forward pass."""
+    """Tokens per forward pass, padding included."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -302,10 +322,53 @@ class TextVectors(Vectors):
 class Features:
     """Settings of item_features and of user_features."""
 
+    part_rows: int = _free(16_384)
+    """Rows per file of the offline store, and in memory at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Publication:
+    """Settings of publication."""
+
     online: bool = True
-    """False publishes to the offline store only."""
-    write_batch_rows: int = _free(4096)
-    """Rows per write to the online store."""
+    """False registers the views for point-in-time joins and leaves Redis alone."""
+    precision: str = "float32"
+    """Of a vector in Redis: float32 (Feast's Array), float16 or int8 (Bytes, decoded by the lookup)."""
+    dimensions: int = 0
+    """Principal components kept of a vector in Redis, 0 for the vector itself; the lookup turns them back."""
+    memory_mib: float = 0.0
+    """Redis memory a generation may take, at the bytes per key measured on the server itself: users first, then items
+    by exposure; 0: no limit. See: msd plan publication."""
+    active_days: float = 0.0
+    """Users whose last event lies at most so many days before the log's last one go online; 0: all."""
+    activate: bool = _free(True)
+    """Points readers at the generation once it is complete and checked; else: msd publish --activate."""
+    grace_hours: float = _free(24.0)
+    """How long a generation that readers have left stays in Redis for those that still read it and for a rollback."""
+    shard_rows: int = _free(50_000)
+    """Keys per write that a killed run has to repeat at most."""
+    panel_rows: int = _free(1000)
+    """Keys, the first by a hash, on which vectors are compared with those of the active generation and among
+    themselves."""
+    max_mean_cosine: float = _free(0.995)
+    """Above this mean cosine between different keys of the panel the vectors have collapsed."""
+    min_effective_rank: float = _free(3.0)
+    """Below this effective rank (exp of the entropy of the panel's singular values) the vectors have collapsed."""
+    max_duplicate_share: float = _free(0.2)
+    """Above this share of keys whose vector equals another key's though their texts differ, something is wrong."""
+    min_coverage: float = _free(0.9)
+    """Below this share of the catalogue with a vector, something is wrong."""
+    max_drift: float = _free(0.01)
+    """Above this mean cosine distance to the active generation, on keys of the panel whose text and space are the same,
+    something is wrong."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TunedPublication(Publication):
+    """Settings of tuned_publication: those of publication, readers pointed at it by hand."""
+
+    activate: bool = _free(False)
+    """As in [publication]; by hand: msd publish --activate."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -373,6 +436,10 @@ class TunedStudent:
 class TunedVectors:
     """Settings of tuned_item_vectors, tuned_user_vectors and tuned_context_vectors, which read as the student's do."""
 
+    engine: str = _free("auto")
+    """As in [item_vectors]."""
+    processes: int = _free(1)
+    """As in [item_vectors]."""
     shard_rows: int = _free(1024)
     """Rows per shard: what a killed run has to embed again at most."""
     batch_tokens: int = _free(1024)

@@ -98,8 +98,7 @@ def variant_plan(plan: Plan, variant: Variant, *, pairs: bool) -> Plan:
             substitute_words=max(substituted, 1) if variant.augmented else 0,
         )
     settings["student"] = student
-    for name in ("item_features", "user_features"):
-        settings[name] = replace(settings[name], online=False)
+    settings["publication"] = replace(settings["publication"], online=False)
     # A point is about distillation: its arms read the student as it is, so it need not be tuned by clicks.
     settings["tuned_student"] = replace(settings["tuned_student"], max_steps=0)
     settings["ctr_model"] = replace(settings["ctr_model"], arms=ARMS)

@@ -71,6 +71,20 @@ ITEM_STATS = pa.schema(
     ]
 )
 
+USER_STATS = pa.schema(
+    [
+        _column("user_id", pa.string(), "The user; every user of interactions has a row."),
+        _column("exposures", pa.int64(), "Events of the user in the training window."),
+        _column("clicks", pa.int64(), "Positive events of the user in the training window."),
+        _column("ctr_shrunk", pa.float64(), "Clicks per exposure, shrunk towards the log's rate."),
+        _column("first_event_at", TIME, "The user's first event of the whole log."),
+        _column(
+            "last_event_at", TIME, "The last event in the training window; null where there is none.", nullable=True
+        ),
+        _column("counted_until", TIME, "End of the training window: from when on the counts may be used."),
+    ]
+)
+
 HISTORIES = pa.schema(
     [
         _column("user_id", pa.string(), "Whose history."),

@@ -24,8 +24,7 @@ SETTINGS = (
     "ctr_model.patience=1",
     "prompts.item_rows=240",
     "prompts.user_rows=30",
-    "item_features.online=false",
-    "user_features.online=false",
+    "publication.online=false",
     "tuned_student.max_steps=0",
 )
 

@@ -41,7 +41,7 @@ def toml(value):
         ("student.num_layers=three", r"num_layers must be a whole number, not 'three'"),
         ("student.num_layers=3.5", r"num_layers must be a whole number, not 3.5"),
         ("student.num_layers=true", r"num_layers must be a whole number, not True"),
-        ("item_features.online=1", r"online must be true or false, not 1"),
+        ("publication.online=1", r"online must be true or false, not 1"),
         ("ctr_model.seeds=[1, 'two']", r"seeds must be a whole number, not 'two'"),
         ("student.base_model=7", r"base_model must be a text, not 7"),
         ("student", r"write stage.key=value"),
