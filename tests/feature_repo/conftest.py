@@ -12,15 +12,19 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from feature_repo.publish import publish_items, publish_users
+from feature_repo.features import write_items, write_users
+from feature_repo.publication import publish
 from pipeline import schemas
-from pipeline.config import Features
+from pipeline.config import Features, Publication
 from pipeline.storage import Dataset, Outcome, Workspace, commit, write_shard
 
 START = datetime(2024, 3, 1, tzinfo=UTC)
 SPACE = "5eed0001cafe0000"
 OTHER_SPACE = "5eed0002cafe0000"
 DIM = 6
+ITEMS, USERS, GENERATION = "a" * 16, "b" * 16, "e" * 16
+LENIENT = {"min_effective_rank": 1.5}
+"""Vectors of so few numbers never spread as an encoder's do."""
 
 
 def at(hours: float) -> datetime:
@@ -29,38 +33,55 @@ def at(hours: float) -> datetime:
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """A workspace with the four datasets a publication reads; `publish` does what the runner does."""
+    """A workspace with the datasets that features are made of; its methods do what the runner does."""
 
     workspace: Workspace
     item_vectors: Dataset
     item_stats: Dataset
     user_vectors: Dataset
     histories: Dataset
+    user_stats: Dataset
 
     @property
     def home(self) -> Path:
         return self.workspace.root / "feast"
 
-    def publish_items(self, fingerprint: str = "a" * 16, **settings: Any) -> Dataset:
-        output = self.workspace.dataset("item_features", fingerprint, None)
-        output.folder.mkdir(parents=True, exist_ok=True)
-        outcome = publish_items(
-            Features(**settings), output.folder, item_vectors=self.item_vectors, item_stats=self.item_stats
-        )
-        commit(output, outcome, {})
+    def item_features(self, fingerprint: str = ITEMS) -> Dataset:
+        """Committed item_features; needs neither Feast nor Redis."""
+        output = self._output("item_features", fingerprint)
+        made = write_items(Features(), output.folder, item_vectors=self.item_vectors, item_stats=self.item_stats)
+        commit(output, made, {})
         return output
 
-    def publish_users(self, fingerprint: str = "b" * 16, **settings: Any) -> Dataset:
-        output = self.workspace.dataset("user_features", fingerprint, None)
-        output.folder.mkdir(parents=True, exist_ok=True)
-        outcome = publish_users(
-            Features(**settings), output.folder, user_vectors=self.user_vectors, histories=self.histories
-        )
-        commit(output, outcome, {})
+    def user_features(self, fingerprint: str = USERS) -> Dataset:
+        """Committed user_features; needs neither Feast nor Redis."""
+        output = self._output("user_features", fingerprint)
+        tables = {"user_vectors": self.user_vectors, "histories": self.histories, "user_stats": self.user_stats}
+        commit(output, write_users(Features(), output.folder, **tables), {})
+        return output
+
+    def publish(
+        self,
+        fingerprint: str = GENERATION,
+        *,
+        items: Dataset | None = None,
+        users: Dataset | None = None,
+        **settings: Any,
+    ) -> Dataset:
+        """A committed publication of the two features, which are made where they are not given."""
+        output = self._output("publication", fingerprint)
+        items, users = items or self.item_features(), users or self.user_features()
+        made = publish(Publication(**(LENIENT | settings)), output.folder, item_features=items, user_features=users)
+        commit(output, made, {})
         return output
 
     def with_(self, **datasets: Dataset) -> "World":
         return replace(self, **datasets)
+
+    def _output(self, name: str, fingerprint: str) -> Dataset:
+        output = self.workspace.dataset(name, fingerprint, None)
+        output.folder.mkdir(parents=True, exist_ok=True)
+        return output
 
 
 def committed(workspace: Workspace, name: str, schema: pa.Schema, rows: list[dict], label: str = "") -> Dataset:
@@ -108,6 +129,21 @@ def item_stats_rows(count: int) -> list[dict]:
     ]
 
 
+def user_stats_rows(users: int) -> list[dict]:
+    return [
+        {
+            "user_id": f"u{user:03d}",
+            "exposures": 20 + user,
+            "clicks": user,
+            "ctr_shrunk": 0.25,
+            "first_event_at": at(0),
+            "last_event_at": at(90) if user else None,
+            "counted_until": at(100),
+        }
+        for user in range(users)
+    ]
+
+
 def user_vector_rows(users: int, snapshots: int, space: str = SPACE, salt: int = 0) -> list[dict]:
     return [
         {
@@ -148,6 +184,7 @@ def make_world(root: Path, space: str = SPACE, salt: int = 0) -> World:
         item_stats=committed(workspace, "item_stats", schemas.ITEM_STATS, item_stats_rows(40), label),
         user_vectors=committed(workspace, "user_vectors", schemas.USER_VECTORS, user_rows, label),
         histories=committed(workspace, "histories", schemas.HISTORIES, history_rows(12, 15), label),
+        user_stats=committed(workspace, "user_stats", schemas.USER_STATS, user_stats_rows(12), label),
     )
 
 
@@ -172,7 +209,16 @@ def world(tmp_path: Path) -> World:
 
 
 @pytest.fixture(scope="session")
+def featured(own_redis: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[World, Dataset, Dataset]:
+    """A world with its item_features and user_features, no Feast, no Redis; tests that use it only read."""
+    made = make_world(tmp_path_factory.mktemp("featured") / "work")
+    return made, made.item_features(), made.user_features()
+
+
+@pytest.fixture(scope="session")
 def published(own_redis: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[World, Dataset, Dataset]:
-    """A world published once; tests that use it only read."""
+    """A world published once, as the generation GENERATION; tests that use it only read."""
     made = make_world(tmp_path_factory.mktemp("published") / "work")
-    return made, made.publish_items(), made.publish_users()
+    items, users = made.item_features(), made.user_features()
+    made.publish(items=items, users=users)
+    return made, items, users
