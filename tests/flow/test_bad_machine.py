@@ -22,9 +22,9 @@ def assert_sentence(ended, exit_code, *words):
 
 
 def test_an_unreachable_redis(msd, made):
-    shutil.rmtree(made / "item_features")
+    shutil.rmtree(made / "publication")
     address = "redis://:secret-word@127.0.0.1:1/0"
-    ended = msd("run", "item_features", work=made, environment={"REDIS_URL": address})
+    ended = msd("run", "publication", work=made, environment={"REDIS_URL": address})
     assert_sentence(ended, 1, "127.0.0.1:1", "REDIS_URL")
     assert "secret-word" not in ended.stderr
 

@@ -37,7 +37,7 @@ def test_points_share_everything_above_the_student(plan):
     assert all_rows.fingerprints["student"] == plan.fingerprints["student"], "the call's own student is a point"
     for one in (few, all_rows):
         assert one.settings["ctr_model"].arms == ARMS
-        assert not one.settings["item_features"].online
+        assert not one.settings["publication"].online
         assert one.settings["tuned_student"].max_steps == 0
 
 
