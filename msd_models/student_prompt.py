@@ -34,14 +34,24 @@ class PromptIds:
             max_tokens: of instruction, text and cue together.
             keep_end: cut the beginning instead: a history's newest events stand last.
         """
-        room = max(max_tokens - len(self.instruction) - len(self.cue), 1)
-        ids = plain_ids(self.tokenizer, text)
-        return [*self.instruction, *(ids[-room:] if keep_end else ids[:room]), *self.cue]
+        return self._around(plain_ids(self.tokenizer, text), max_tokens, keep_end)
+
+    def of_all(self, texts: Sequence[str], *, max_tokens: int, keep_end: bool) -> list[list[int]]:
+        """The prompts of many texts, tokenised in one call."""
+        if not texts:
+            return []
+        options = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
+        rows = self.tokenizer(list(texts), return_attention_mask=False, **options)["input_ids"]
+        return [self._around(row, max_tokens, keep_end) for row in rows]
 
     def completion(self, explicit: Sequence[str], implicit: Sequence[str]) -> list[int]:
         """What the student learns to write after the prompt, ending with the end token."""
         text = f" {_line(implicit)}{STATED} {_line(explicit)}"
         return [*plain_ids(self.tokenizer, text), self.tokenizer.eos_token_id]
+
+    def _around(self, ids: list[int], max_tokens: int, keep_end: bool) -> list[int]:
+        room = max(max_tokens - len(self.instruction) - len(self.cue), 1)
+        return [*self.instruction, *(ids[-room:] if keep_end else ids[:room]), *self.cue]
 
 
 def prompt_ids(tokenizer: Any) -> PromptIds:
