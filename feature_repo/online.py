@@ -1,111 +1,193 @@
-"""The latest value of every key → Redis, through Feast, read back and measured.
+"""Rows of a generation's views → Redis, in Feast's own format; read back, compared byte for byte, and taken out again.
 
-Feast skips a row whose event_timestamp equals the stored one, so that vectors made anew for the same moment would never
-arrive. A publication is the whole latest state of its views, so here every row replaces what is stored (`skip_dedup`),
-which also makes a repeated publication end in the same state.
+Feast writes row by row (12,000 rows a second) and skips a row whose event_timestamp equals the stored one. Here
+commands are made as matrices of bytes (`row_bytes`) and every row replaces what is stored: a generation has hash fields
+of its own, so whoever writes it again means the same values. Nothing here needs Feast; it runs in this process and in a
+Spark executor alike, on any piece of the rows.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
+from feature_repo import feast_format
 from feature_repo.definitions import ViewPlan
-from feature_repo.offline import VECTORS_FILE, latest_rows, read_keys
-from feature_repo.redis_address import Redis, RedisKind, connect
-from pipeline.errors import ServiceError
-from pipeline.progress import progress
+from feature_repo.feast_format import Column
+from feature_repo.redis_link import RedisLink
+from feature_repo.resp import command, reply_ends
+from feature_repo.row_bytes import Bytes, Segment, Shape, same_shape
+from feature_repo.vector_codec import Encoded
+from pipeline import schemas
 
-if TYPE_CHECKING:
-    from feast import FeatureStore
-
-SAMPLE_KEYS = 64
+READ_ROWS = 1024
+Rows = npt.NDArray[np.intp] | slice
 
 
-def write_online(store: "FeatureStore", plan: ViewPlan, batch_rows: int) -> int:
-    """Writes the latest row of every key of a view and compares a sample with what then reads back.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Shard:
+    """Some keys' rows of one view."""
+
+    plan: ViewPlan
+    rows: pa.Table
+    """The key, the features and event_timestamp."""
+    encoded: Encoded | None = None
+    """The feature `vector` of the same rows, where `rows` does not hold it."""
+
+
+def write_rows(link: RedisLink, plan: ViewPlan, rows: pa.Table, encoded: Encoded | None, project: str) -> int:
+    """Writes the rows of one view: see write_views."""
+    return write_views(link, [Shard(plan=plan, rows=rows, encoded=encoded)], project)
+
+
+def write_views(link: RedisLink, shards: Sequence[Shard], project: str) -> int:
+    """Writes the rows of several views of one entity, one command a key.
 
     Args:
-        store: whose registry holds the view.
-        plan: the view, its offline files written.
-        batch_rows: rows per write.
+        link: to the server.
+        shards: of the same keys in the same order, each key once.
+        project: Feast's project.
 
     Returns:
-        The keys written.
+        Bytes sent.
 
     Raises:
-        ServiceError: what reads back is not what was written.
+        ServiceError: the server refuses a command, or is gone.
     """
-    latest = latest_rows(read_keys(plan), plan.key.name)
-    store.config.online_store.skip_dedup = True
-    with progress(f"{plan.name} online", latest.num_rows) as advance:
-        for start in range(0, latest.num_rows, batch_rows):
-            batch = _with_vectors(latest.slice(start, batch_rows), plan)
-            store.write_to_online_store(plan.name, df=batch.to_pandas())
-            advance(batch.num_rows)
-    _compare(store, plan, _with_vectors(_sample(latest), plan))
-    return int(latest.num_rows)
+    before = link.bytes_sent
+    table = _Table(shards, project)
+    for rows, lengths in table.shapes():
+        shape = Shape(table.hset(lengths))
+        for chunk in shape.chunks(rows):
+            commands = shape.fill(chunk)
+            link.write(commands.data, len(commands))
+    link.finish()
+    return link.bytes_sent - before
 
 
-def bytes_per_key(store: "FeatureStore", plan: ViewPlan, redis: Redis) -> int:
-    """Mean memory of the entity's keys in Redis, all views of the entity together, over a sample."""
-    from feast.infra.key_encoding_utils import serialize_entity_key
-    from feast.protos.feast.types.EntityKey_pb2 import EntityKey
-    from feast.protos.feast.types.Value_pb2 import Value
+def differing_keys(link: RedisLink, plan: ViewPlan, rows: pa.Table, encoded: Encoded | None, project: str) -> pa.Array:
+    """Reads every key's fields back and compares them with what write_rows sends.
 
-    sizes: list[Any] = []
-    with connect(redis) as client:
-        for key in _sample(latest_rows(read_keys(plan), plan.key.name)).column(plan.key.name).to_pylist():
-            entity = EntityKey(join_keys=[plan.key.name], entity_values=[Value(string_val=key)])
-            stored = serialize_entity_key(entity, entity_key_serialization_version=3) + store.project.encode()
-            sizes.append(client.memory_usage(stored) or 0)
-    return int(sum(sizes) / max(len(sizes), 1))
+    Args:
+        link: to the server.
+        plan: the view.
+        rows: as given to write_rows.
+        encoded: as given to write_rows.
+        project: Feast's project.
 
-
-def persist(redis: Redis) -> None:
-    """Has a work directory's own server write its data to disk, so that the receipt never outlives the publication."""
-    if redis.kind is RedisKind.OWN:
-        with connect(redis) as client:
-            client.save()
-
-
-def read_online(store: "FeatureStore", plan: ViewPlan, names: Sequence[str], keys: Sequence[str]) -> dict[str, Any]:
-    """Feast's answer for some keys: feature name → values, None where the key has none."""
-    features = [f"{plan.name}:{name}" for name in names]
-    rows = [{plan.key.name: key} for key in keys]
-    return dict(store.get_online_features(features=features, entity_rows=rows).to_dict())
+    Returns:
+        The keys of which any byte differs or is missing.
+    """
+    table = _Table([Shard(plan=plan, rows=rows, encoded=encoded)], project)
+    differing: list[npt.NDArray[np.intp]] = []
+    everything = np.arange(rows.num_rows)
+    for numbers, lengths in table.shapes():
+        asked, wanted = Shape(table.hmget(lengths)), Shape(table.reply(lengths))
+        for chunk in wanted.chunks(numbers):
+            answer = link.fetch(asked.fill(chunk).data)
+            expected = wanted.fill(chunk)
+            if answer != expected.data:
+                differing.append(everything[chunk][_differing_rows(answer, expected)])
+    return table.ids.take(pa.array(np.concatenate(differing))) if differing else table.ids.slice(0, 0)
 
 
-def _with_vectors(latest: pa.Table, plan: ViewPlan) -> pa.Table:
-    if "vector" not in plan.file_schema.names:
-        return latest
-    vectors_ND = np.load(plan.files.parent / VECTORS_FILE, mmap_mode="r")[latest.column("vector_row").to_numpy()]
-    offsets = pa.array(np.arange(len(vectors_ND) + 1, dtype=np.int32) * vectors_ND.shape[1])
-    return latest.append_column("vector", pa.ListArray.from_arrays(offsets, pa.array(vectors_ND.reshape(-1))))
+def read_back(link: RedisLink, plan: ViewPlan, keys: pa.Array, project: str) -> pa.Table:
+    """What Redis holds of a view for some keys, in their order.
+
+    Returns:
+        The key, the features and event_timestamp, null where nothing is stored; `vector` as its stored bytes, which
+        Codec.decode reads.
+    """
+    names = feast_format.field_names(plan)
+    stored: list[Any] = []
+    redis_keys = feast_format.redis_keys(plan.key.name, keys.to_pylist(), project)
+    for start in range(0, len(redis_keys), READ_ROWS):
+        some = redis_keys[start : start + READ_ROWS]
+        stored += link.ask_all([command(b"HMGET", key, *names) for key in some])
+    times = [feast_format.read_time(fields[0]) for fields in stored]
+    columns: dict[str, pa.Array] = {plan.key.name: keys}
+    for number, field in enumerate(plan.features, start=1):
+        values = [feast_format.read_value(fields[number], field.type) for fields in stored]
+        columns[field.name] = pa.array(values, pa.binary() if field.name == "vector" else field.type)
+    columns["event_timestamp"] = pa.array(times, pa.int64()).cast(schemas.TIME)
+    return pa.table(columns)
 
 
-def _sample(latest: pa.Table) -> pa.Table:
-    """Up to SAMPLE_KEYS rows, evenly spaced."""
-    count = min(SAMPLE_KEYS, latest.num_rows)
-    return latest.take(np.linspace(0, latest.num_rows - 1, count).astype(np.int64)) if count else latest
+def delete_fields(link: RedisLink, plans: Sequence[ViewPlan], keys: pa.Array, project: str) -> int:
+    """Takes the fields of some views of one entity out of exactly these keys; Redis drops a key with no field left.
+
+    Nothing is scanned, and no other project's or view's field is touched.
+
+    Returns:
+        Fields that were there.
+    """
+    names = [name for plan in plans for name in feast_format.field_names(plan)]
+    piece = feast_format.key_piece(plans[0].key.name, keys)
+    for rows, lengths in same_shape([piece.lengths_N]):
+        shape = Shape(_command([b"HDEL"], [*piece.segments(lengths[0]), project.encode()], *([name] for name in names)))
+        for chunk in shape.chunks(rows):
+            commands = shape.fill(chunk)
+            link.write(commands.data, len(commands))
+    return link.finish()
 
 
-def _compare(store: "FeatureStore", plan: ViewPlan, written: pa.Table) -> None:
-    names = [field.name for field in plan.features]
-    keys = written.column(plan.key.name).to_pylist()
-    if not keys:
-        return
-    answer = read_online(store, plan, names, keys)
-    differing = sorted({keys[position] for name in names for position in _differing(answer[name], written, name)})
-    if differing:
-        raise ServiceError(
-            f"{plan.name}: {len(differing)} of {len(keys)} sampled keys read back from Redis differently than written:"
-            f" {', '.join(differing[:5])}; another program may be writing there; publish again"
-        )
+class _Table:
+    """The hash fields of some keys, over all views given."""
+
+    def __init__(self, shards: Sequence[Shard], project: str) -> None:
+        key = shards[0].plan.key.name
+        self.ids: pa.Array = shards[0].rows.column(key).combine_chunks()
+        assert all(shard.rows.column(key).combine_chunks().equals(self.ids) for shard in shards[1:]), "the same keys"
+        self._project = project.encode()
+        self._key = feast_format.key_piece(key, self.ids)
+        self._columns = [
+            column for shard in shards for column in feast_format.columns(shard.plan, shard.rows, shard.encoded)
+        ]
+        names = [column.field for column in self._columns]
+        assert len(set(names)) == len(names), "hash fields of one generation have names of their own"
+
+    def shapes(self) -> Iterator[tuple[Rows, tuple[int, ...]]]:
+        """Rows of one shape: with the lengths of the key's and the values' stretches."""
+        pieces = [self._key, *(piece for column in self._columns for piece in column.pieces)]
+        return same_shape([piece.lengths_N for piece in pieces])
+
+    def hset(self, lengths: Sequence[int]) -> list[Segment]:
+        """The command that writes a row."""
+        words = [word for column, value in self._values(lengths) for word in ([column.field], value)]
+        return _command([b"HSET"], self._redis_key(lengths), *words)
+
+    def hmget(self, lengths: Sequence[int]) -> list[Segment]:
+        """The command that reads a row."""
+        return _command([b"HMGET"], self._redis_key(lengths), *([column.field] for column in self._columns))
+
+    def reply(self, lengths: Sequence[int]) -> list[Segment]:
+        """What hmget is answered where the row is stored as written."""
+        values = self._values(lengths)
+        return [b"*%d\r\n" % len(values), *(segment for _, value in values for segment in _bulk(value))]
+
+    def _redis_key(self, lengths: Sequence[int]) -> list[Segment]:
+        return [*self._key.segments(lengths[0]), self._project]
+
+    def _values(self, lengths: Sequence[int]) -> list[tuple[Column, list[Segment]]]:
+        following = iter(lengths[1:])
+        return [(column, column.value(following)) for column in self._columns]
 
 
-def _differing(read: Sequence[Any], written: pa.Table, name: str) -> Iterator[int]:
-    for position, (found, wanted) in enumerate(zip(read, written.column(name).to_pylist(), strict=True)):
-        if found != wanted:
-            yield position
+def _command(*words: Sequence[Segment]) -> list[Segment]:
+    return [b"*%d\r\n" % len(words), *(segment for word in words for segment in _bulk(word))]
+
+
+def _bulk(word: Sequence[Segment]) -> list[Segment]:
+    size = sum(len(segment) if isinstance(segment, bytes) else segment[1] for segment in word)
+    return [b"$%d\r\n" % size, *word, b"\r\n"]
+
+
+def _differing_rows(answer: bytearray, expected_NB: Bytes) -> npt.NDArray[np.intp]:
+    """Which of the expected replies are not what came."""
+    ends = reply_ends(answer)
+    came = [bytes(answer[start:end]) for start, end in pairwise([0, *ends])]
+    return np.flatnonzero([reply != row.tobytes() for reply, row in zip(came, expected_NB, strict=True)])

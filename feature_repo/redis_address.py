@@ -1,20 +1,25 @@
 """The address of a Redis server: read from REDIS_URL, written as Feast wants it, the password kept out of any text."""
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from pipeline.errors import ServiceError, UsageError
+from pipeline.errors import UsageError
 
 if TYPE_CHECKING:
     from redis import Redis as Client
 
 CONNECT_SECONDS = 5.0
 PASSWORD_VARIABLE = "MSD_REDIS_PASSWORD"
+CA_VARIABLE = "REDIS_CA_FILE"
+CERT_VARIABLE = "REDIS_CERT_FILE"
+KEY_VARIABLE = "REDIS_KEY_FILE"
 
 
 class RedisKind(StrEnum):
@@ -33,8 +38,13 @@ class Redis:
     port: int
     database: int = 0
     username: str = ""
-    password: str = ""
+    password: str = field(default="", repr=False)
     is_tls: bool = False
+    ca_file: str = ""
+    """PEM file of the authority that signed the server's certificate; empty: those the system trusts."""
+    cert_file: str = ""
+    """Our own certificate, for a server that asks for one."""
+    key_file: str = ""
 
     @property
     def shown(self) -> str:
@@ -43,19 +53,29 @@ class Redis:
 
     @property
     def connection_string(self) -> str:
-        """Feast's form of the address; the password is left to the environment, so that no file holds it."""
+        """Feast's form of the address; password and certificates are named in the environment, not in any file."""
         parts = [f"{self.host}:{self.port}", f"db={self.database}"]
         parts += ["ssl=true"] if self.is_tls else []
+        parts += [f"ssl_ca_certs=${{{CA_VARIABLE}}}"] if self.ca_file else []
+        parts += [f"ssl_certfile=${{{CERT_VARIABLE}}}"] if self.cert_file else []
+        parts += [f"ssl_keyfile=${{{KEY_VARIABLE}}}"] if self.key_file else []
         parts += [f"username={self.username}"] if self.username else []
         parts += [f"password=${{{PASSWORD_VARIABLE}}}"] if self.password else []
         return ",".join(parts)
+
+    def masked(self, text: str) -> str:
+        """The text without the password."""
+        return text.replace(self.password, "***") if self.password else text
 
 
 def parse_url(url: str) -> Redis:
     """The parts of `redis://[user[:password]@]host[:port][/database]`, or `rediss://` for TLS.
 
+    The certificates of TLS come from the environment: $REDIS_CA_FILE, $REDIS_CERT_FILE and $REDIS_KEY_FILE.
+
     Raises:
-        UsageError: something else, or a password that Feast's connection string cannot carry.
+        UsageError: something else, a password that Feast's connection string cannot carry, or a certificate that is
+            not there.
     """
     wanted = "wanted redis://[user:password@]host:port/database, or rediss:// for TLS"
     try:
@@ -66,11 +86,8 @@ def parse_url(url: str) -> Redis:
     if parts.scheme not in ("redis", "rediss") or not parts.hostname:
         raise UsageError(f"REDIS_URL is not the address of a Redis server; {wanted}")
     username, password = unquote(parts.username or ""), unquote(parts.password or "")
-    if any(character in ",'$" or character.isspace() for character in username + password):
-        raise UsageError(
-            "the user or password in REDIS_URL holds a comma, quote, dollar sign or white space, which Feast cannot"
-            " carry; set another password"
-        )
+    _refuse_uncarried(username, password)
+    is_tls = parts.scheme == "rediss"
     return Redis(
         kind=RedisKind.URL,
         host=parts.hostname,
@@ -78,7 +95,10 @@ def parse_url(url: str) -> Redis:
         database=database,
         username=username,
         password=password,
-        is_tls=parts.scheme == "rediss",
+        is_tls=is_tls,
+        ca_file=_certificate(CA_VARIABLE) if is_tls else "",
+        cert_file=_certificate(CERT_VARIABLE) if is_tls else "",
+        key_file=_certificate(KEY_VARIABLE) if is_tls else "",
     )
 
 
@@ -96,6 +116,9 @@ def connect(redis: Redis) -> "Iterator[Client]":
         username=redis.username or None,
         password=redis.password or None,
         ssl=redis.is_tls,
+        ssl_ca_certs=redis.ca_file or None,
+        ssl_certfile=redis.cert_file or None,
+        ssl_keyfile=redis.key_file or None,
         socket_connect_timeout=CONNECT_SECONDS,
         retry=Retry(NoBackoff(), 1),
     )
@@ -105,22 +128,29 @@ def connect(redis: Redis) -> "Iterator[Client]":
         client.close()
 
 
-def reached(redis: Redis) -> Redis:
-    """The same server, once it has answered; its password goes into the environment, where Feast looks for it.
+def _refuse_uncarried(*secrets: str) -> None:
+    """Feast cuts its connection string at commas and reads values as JSON where it can."""
+    for secret in secrets:
+        if any(character in ",'\"\\$" or character.isspace() for character in secret):
+            raise UsageError(
+                "the user or password in REDIS_URL holds a comma, quote, backslash, dollar sign or white space, which"
+                " Feast cannot carry; set another one"
+            )
+        try:
+            is_changed = str(json.loads(secret)) != secret
+        except ValueError:
+            continue
+        if is_changed:
+            raise UsageError(
+                "the user or password in REDIS_URL reads as a JSON value (such as 1e5, true or []), which Feast takes"
+                " for something else; set another one"
+            )
 
-    Raises:
-        ServiceError: it does not answer, or refuses the password.
-    """
-    from redis.exceptions import RedisError
 
-    try:
-        with connect(redis) as client:
-            client.ping()
-    except (RedisError, OSError) as error:
-        reason = str(error).replace(redis.password, "***") if redis.password else str(error)
-        raise ServiceError(
-            f"Redis at {redis.shown} (REDIS_URL) does not answer: {reason}; start it, correct REDIS_URL, or unset it to"
-            " use the work directory's own"
-        ) from None
-    os.environ[PASSWORD_VARIABLE] = redis.password
-    return redis
+def _certificate(variable: str) -> str:
+    path = os.environ.get(variable, "")
+    if path and not Path(path).is_file():
+        raise UsageError(f"{variable} names no file: {path}; wanted a PEM file")
+    if any(character in path for character in ",'\"\\$"):
+        raise UsageError(f"{variable} holds a comma, quote, backslash or dollar sign, which Feast cannot carry: {path}")
+    return path

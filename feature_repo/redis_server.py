@@ -20,8 +20,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from feature_repo.redis_address import CONNECT_SECONDS, Redis, RedisKind, parse_url, reached
+from feature_repo.redis_address import CONNECT_SECONDS, Redis, RedisKind, parse_url
 from feature_repo.redis_keeper import LOG_FILE, STATE_FILE, USERS_LOCK
+from feature_repo.redis_link import reached
 from feature_repo.store import write_settings
 from pipeline.errors import ServiceError
 from pipeline.progress import note
