@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from msd_models.ctr_inputs import Batch, CtrInputs
-from msd_models.embed import history_text
 from msd_models.record_files import RecordFile, Records
 from msd_models.student_prompt import PromptIds
+from msd_models.vector_texts import history_text
 from pipeline.config import TunedStudent, Vectors
 from pipeline.errors import StageError
 from pipeline.storage import Dataset

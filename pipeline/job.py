@@ -3,9 +3,12 @@
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from pipeline.content_store import ContentStore
+from pipeline.kept_vectors import KEPT_VECTORS, KeptVectors
 from pipeline.source import Source
 from pipeline.stages import Stage
 from pipeline.storage import Dataset
@@ -25,8 +28,20 @@ class Job:
 
     def open_store(self, *, inbox: str = "") -> ContentStore:
         """What the stage has made so far in this work folder, whatever the inputs and settings were."""
-        work = self.output.folder.parent.parent
-        return ContentStore(work / CONTENT_STORES / self.stage.name, inbox=inbox)
+        return ContentStore(self._work / CONTENT_STORES / self.stage.name, inbox=inbox)
+
+    def open_kept(self) -> KeptVectors:
+        """The vectors any stage has made so far in this work folder, by the text that was read."""
+        return KeptVectors(self._work / KEPT_VECTORS)
+
+    @cached_property
+    def rows_in(self) -> int:
+        """Rows of the first input, which a row-wise stage goes over."""
+        return self.inputs[self.stage.inputs[0]].num_rows()
+
+    @property
+    def _work(self) -> Path:
+        return self.output.folder.parent.parent
 
 
 def load(maker: str) -> Callable[..., Any]:

@@ -2,9 +2,13 @@
 
 A shard is written whole, so that a killed run goes on at the next missing one. The shards of one dataset can be made
 side by side: `make_slice` makes one part of them in this process, and whoever then runs the stage finds them there.
+
+What a maker has to say of its work (numbers by name, as JSON under the key `facts` of a batch's schema metadata) lies
+beside the shard in a hidden file, so that the shard's bytes depend on its rows alone, and is summed up in the manifest.
 """
 
 import inspect
+import json
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -14,12 +18,18 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline import kept_vectors
 from pipeline.errors import ConfigError, StageError
 from pipeline.estimate import check_budget
 from pipeline.job import Job, load
 from pipeline.progress import progress
 from pipeline.rejects import check_rejected_share
 from pipeline.storage import Outcome, conform, write_atomically, write_shard
+from pipeline.workers import make_in_processes
+
+FACTS = b"facts"
+MOST_SHARDS = 100_000
+"""The names of shards have five digits, and their order is the rows'."""
 
 
 def execute_rows(job: Job) -> Outcome:
@@ -44,22 +54,26 @@ def make_slice(job: Job, slice_number: int, num_slices: int) -> None:
 
 
 def make_shards(job: Job, numbers: range) -> None:
-    """Makes those of the numbered shards that are not on disk, by the stage's maker, in this process."""
+    """Makes those of the numbered shards that are not on disk, in this process or in `processes` workers."""
     missing = missing_shards(job, numbers)
     total = _rows_of(job, numbers)
+    processes = min(getattr(job.config, "processes", 1), len(missing))
     with progress(job.stage.name, total) as advance:
         advance(total - sum(rows_of_shard(job, number) for number in missing))
         if not missing:
             return
         check_budget(job)
-        for number in make_missing(job, missing):
+        makers = (
+            make_in_processes(make_missing, job, missing, processes) if processes > 1 else make_missing(job, missing)
+        )
+        for number in makers:
             advance(rows_of_shard(job, number))
 
 
 def make_missing(job: Job, missing: Sequence[int], *, inbox: str = "") -> Iterator[int]:
     """Makes the shards by the stage's maker, in this process; yields the number of each once it is on disk.
 
-    The maker gets the other inputs by name, and the content store where it asks for one.
+    The maker gets the other inputs by name, and where it asks for them the content store and the kept vectors.
 
     Args:
         job: whose maker is called.
@@ -71,6 +85,8 @@ def make_missing(job: Job, missing: Sequence[int], *, inbox: str = "") -> Iterat
     with ExitStack() as stack:
         if asks_for_store(job):
             arguments["store"] = stack.enter_context(job.open_store(inbox=inbox))
+        if _asks_for(job, "kept"):
+            arguments["kept"] = stack.enter_context(job.open_kept())
         for position, made in enumerate(maker(_input_of(job, missing), job.config, **arguments)):
             assert position < len(missing), f"{job.stage.name} yielded more batches than it was given"
             save_shard(job, missing[position], made)
@@ -79,7 +95,11 @@ def make_missing(job: Job, missing: Sequence[int], *, inbox: str = "") -> Iterat
 
 def asks_for_store(job: Job) -> bool:
     """Whether the stage's maker keeps what it made by content."""
-    return "store" in inspect.signature(load(job.stage.maker)).parameters
+    return _asks_for(job, "store")
+
+
+def _asks_for(job: Job, name: str) -> bool:
+    return name in inspect.signature(load(job.stage.maker)).parameters
 
 
 def missing_shards(job: Job, numbers: Iterable[int]) -> list[int]:
@@ -88,32 +108,42 @@ def missing_shards(job: Job, numbers: Iterable[int]) -> list[int]:
 
 
 def save_shard(job: Job, number: int, made: pa.RecordBatch) -> None:
-    """Writes one shard; its footer says how many rows it was made from."""
+    """Writes one shard, unless another attempt at it was quicker; its footer says how many rows it was made from."""
     assert job.stage.schema is not None
+    path = shard_path(job.output.folder, number)
+    if path.exists():
+        return
+    facts = (made.schema.metadata or {}).get(FACTS)
+    if facts is not None:
+        write_atomically(_facts_path(path), facts)
     table = conform(pa.Table.from_batches([made]), job.stage.schema)
     counted = table.replace_schema_metadata({b"rows_in": str(rows_of_shard(job, number)).encode()})
-    write_shard(shard_path(job.output.folder, number), counted)
+    write_shard(path, counted)
 
 
 def finish(job: Job) -> Outcome:
-    """Checks that every shard is there and counts the rows.
+    """Checks that every shard is there, counts the rows and adds up what the maker said of them.
 
     Raises:
         StageError: shards are missing, or more rows were rejected than max_rejected_share allows.
     """
-    total = job.inputs[job.stage.inputs[0]].num_rows()
     wanted, found = num_shards(job), len(job.output.shards())
     if found != wanted:
         raise StageError(
             f"{job.stage.name}: {found} shards were made of {wanted}: {job.stage.maker} yields fewer batches than it is"
             f" given; this is a bug"
         )
-    return _count_rows(job, total)
+    if _asks_for(job, "kept"):
+        with job.open_kept() as kept:
+            kept_vectors.compact(kept.root)
+    for abandoned in job.output.folder.glob(".part-*.writing"):
+        abandoned.unlink(missing_ok=True)
+    return _count_rows(job)
 
 
 def num_shards(job: Job) -> int:
     """Shards of the whole dataset."""
-    return -(-job.inputs[job.stage.inputs[0]].num_rows() // job.config.shard_rows)
+    return -(-job.rows_in // job.config.shard_rows)
 
 
 def rows_of_shard(job: Job, number: int) -> int:
@@ -127,7 +157,7 @@ def shard_path(folder: Path, number: int) -> Path:
 
 
 def _rows_of(job: Job, numbers: range) -> int:
-    total, size = job.inputs[job.stage.inputs[0]].num_rows(), job.config.shard_rows
+    total, size = job.rows_in, job.config.shard_rows
     return max(min(numbers.stop * size, total) - min(numbers.start * size, total), 0)
 
 
@@ -166,6 +196,11 @@ def _mark_shard_size(job: Job) -> None:
             f"{name}: shards of {marked} rows are there already, and this slice would cut {shard_rows};"
             f" use --set {name}.shard_rows={marked}, or run the stage without --slice to begin anew"
         )
+    if num_shards(job) > MOST_SHARDS:
+        raise ConfigError(
+            f"{name}: {job.rows_in:,} rows in shards of {shard_rows} would be {num_shards(job):,} files, and"
+            f" {MOST_SHARDS:,} is the most; use --set {name}.shard_rows={-(-job.rows_in // 10_000)}"
+        )
     write_atomically(job.output.folder / ".shard_rows", str(shard_rows).encode())
 
 
@@ -174,17 +209,34 @@ def _marked_size(job: Job) -> str | None:
     return marker.read_text() if marker.is_file() else None
 
 
-def _count_rows(job: Job, total: int) -> Outcome:
-    rows = 0
+def _count_rows(job: Job) -> Outcome:
+    rows, total = 0, job.rows_in
     reasons: dict[str, int] = {}
+    facts: dict[str, float] = {}
     for path in job.output.shards():
-        rows += pq.ParquetFile(path).metadata.num_rows
+        rows += pq.read_metadata(path).num_rows
         if job.stage.schema is not None and "reason" in job.stage.schema.names:
             for row in pq.read_table(path, columns=["reason"], partitioning=None)["reason"].value_counts().to_pylist():
                 if row["values"] is not None:
                     reasons[row["values"]] = reasons.get(row["values"], 0) + row["counts"]
+        for name, amount in _facts_of(path).items():
+            facts[name] = facts.get(name, 0) + amount
     rejected = sum(reasons.values())
     check_rejected_share(job, total, reasons)
     return Outcome(
-        rows_in=total, rows_ok=rows - rejected, rows_rejected=rejected, rows_skipped=total - rows, reasons=reasons
+        rows_in=total,
+        rows_ok=rows - rejected,
+        rows_rejected=rejected,
+        rows_skipped=total - rows,
+        reasons=reasons,
+        details=facts,
     )
+
+
+def _facts_of(shard: Path) -> dict[str, float]:
+    path = _facts_path(shard)
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _facts_path(shard: Path) -> Path:
+    return shard.with_name(f".{shard.stem}.facts.json")

@@ -20,6 +20,12 @@ def item_text(text: str, attributes: Mapping[str, str]) -> str:
     return "\n".join(lines)
 
 
+def profile_text(attributes: Mapping[str, str]) -> str:
+    """A user's profile on one line; empty where nothing is known."""
+    known = ", ".join(f"{name}: {value}" for name, value in sorted(attributes.items()) if value)
+    return f"profile: {known}" if known else ""
+
+
 def user_text(attributes: Mapping[str, str], titles: Sequence[str], labels: Sequence[int]) -> str:
     """The profile on one line, then the history, oldest first, one title a line.
 
@@ -28,8 +34,8 @@ def user_text(attributes: Mapping[str, str], titles: Sequence[str], labels: Sequ
         titles: of the history's items, oldest first.
         labels: of the same events; an item that was shown and not clicked is marked as skipped.
     """
-    profile = ", ".join(f"{name}: {value}" for name, value in sorted(attributes.items()) if value)
-    lines = [f"profile: {profile}"] if profile else []
+    profile = profile_text(attributes)
+    lines = [profile] if profile else []
     lines.append("history, oldest first:")
     lines += [f"- {title}" if label else f"- {title} (skipped)" for title, label in zip(titles, labels, strict=True)]
     return "\n".join(lines)

@@ -1,0 +1,172 @@
+"""Texts to the columns of a vector table: kept vectors where a text was read before, the encoder for the rest.
+
+Rows come in batches, one a shard. Batches of which most is kept are gathered until about a shard's worth of texts is
+missing, so that a catalogue with one changed item in a hundred is read in full forward passes and not in a hundred
+small ones; a killed run loses that much at most.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from msd_models.behaviours import Behaviours
+from msd_models.encoders import TextEncoder, make_encoder
+from msd_models.vector_texts import Read, content_of
+from pipeline.config import Vectors
+from pipeline.kept_vectors import KeptVectors
+from pipeline.rows import FACTS
+from pipeline.storage import Dataset
+from pipeline.vector_store import VectorStore, content_hashes, keys_of
+
+# N rows of a batch, U distinct texts of it, M of those missing, D dimensions
+
+HELD_BYTES = 2**28
+"""Vectors of gathered batches in memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How rows are read, and where what was read is kept."""
+
+    config: Vectors
+    student: Dataset | None
+    """None reads with config.encoder."""
+    kept: KeptVectors | None
+    """None keeps nothing between batches."""
+    keep_end: bool
+    """Of a long text the end is read instead of the beginning."""
+
+    def encoder(self) -> TextEncoder:
+        """Loads no weights yet."""
+        return make_encoder(self.config, self.student)
+
+    def store(self, encoder: TextEncoder) -> VectorStore | None:
+        """The kept vectors of the encoder's space that were read in this way."""
+        if self.kept is None:
+            return None
+        way = "histories" if self.keep_end and self.config.mode == "behaviours" else _end_of(self.keep_end)
+        return self.kept.store(encoder.space_id, f"{encoder.reading}-{way}", encoder.dimension)
+
+
+class Embedded(NamedTuple):
+    """A batch of rows with what the encoder has to say of it."""
+
+    rows: pa.RecordBatch
+    vectors: dict[str, pa.Array]
+    """The columns vector, space_id and content_hash."""
+    facts: dict[bytes, bytes]
+    """Schema metadata of the batch that is made of them: see pipeline.rows."""
+
+
+@dataclass
+class _Held:
+    """A batch whose vectors are not complete yet."""
+
+    rows: pa.RecordBatch
+    reads: Sequence[Read]
+    keys_U: np.ndarray
+    first_U: np.ndarray
+    """A row that has the text."""
+    text_N: np.ndarray
+    """Which of the distinct texts a row has."""
+    vectors_UD: np.ndarray
+    missing_M: np.ndarray
+    facts: dict[str, float]
+
+
+def with_vectors(batches: Iterator[tuple[pa.RecordBatch, Sequence[Read]]], reading: Reading) -> Iterator[Embedded]:
+    """Each batch with its vectors.
+
+    Args:
+        batches: rows, and what each row is read as.
+        reading: by which encoder; none is made where there is no batch.
+    """
+    reader: _Reader | None = None
+    try:
+        held: list[_Held] = []
+        for rows, reads in batches:
+            reader = reader or _Reader(reading)
+            held.append(reader.looked_up(rows, reads))
+            if reader.is_enough(held):
+                yield from reader.completed(held)
+                held = []
+        if reader is not None:
+            yield from reader.completed(held)
+    finally:
+        if reader is not None:
+            reader.encoder.close()
+
+
+class _Reader:
+    def __init__(self, reading: Reading) -> None:
+        self.reading = reading
+        self.encoder = reading.encoder()
+        self.store = reading.store(self.encoder)
+
+    def looked_up(self, rows: pa.RecordBatch, reads: Sequence[Read]) -> _Held:
+        """The batch with what is kept of it."""
+        keys_U, first_U, text_N = np.unique(
+            keys_of(content_of(read) for read in reads), return_index=True, return_inverse=True
+        )
+        if self.store is not None:
+            found = self.store.find(keys_U)
+            vectors_UD, missing_M = found.vectors_ND, np.flatnonzero(~found.is_found_N)
+        else:
+            vectors_UD = np.zeros((len(keys_U), self.encoder.dimension), dtype=np.float32)
+            missing_M = np.arange(len(keys_U))
+        return _Held(rows, reads, keys_U, first_U, text_N, vectors_UD, missing_M, {"texts": len(keys_U)})
+
+    def is_enough(self, held: Sequence[_Held]) -> bool:
+        """Whether the batches lack half a shard's texts, or are as many as memory should hold."""
+        num_missing = sum(len(batch.missing_M) for batch in held)
+        return 2 * num_missing >= self.reading.config.shard_rows or (
+            sum(batch.vectors_UD.nbytes for batch in held) >= HELD_BYTES
+        )
+
+    def completed(self, held: Sequence[_Held]) -> Iterator[Embedded]:
+        """The batches with all their vectors."""
+        if held:
+            self._read_missing(held)
+        for batch in held:
+            yield Embedded(batch.rows, self._columns(batch), {FACTS: json.dumps(batch.facts).encode()})
+
+    def _read_missing(self, held: Sequence[_Held]) -> None:
+        """Fills in the vectors that are not kept; a text that several batches lack is read for the first of them."""
+        missing = [batch.keys_U[batch.missing_M] for batch in held]
+        reads = [batch.reads[row] for batch in held for row in batch.first_U[batch.missing_M]]
+        keys_M, first_M = np.unique(np.concatenate(missing), return_index=True)
+        vectors_MD = self._encode([reads[place] for place in first_M])
+        if self.store is not None:
+            vectors_MD = self.store.add(keys_M, vectors_MD)
+        start = 0
+        for batch, keys in zip(held, missing, strict=True):
+            batch.vectors_UD[batch.missing_M] = vectors_MD[np.searchsorted(keys_M, keys)]
+            batch.facts["texts_read"] = int(((first_M >= start) & (first_M < start + len(keys))).sum())
+            start += len(keys)
+
+    def _encode(self, reads: Sequence[Read]) -> np.ndarray:
+        if not reads:
+            return np.zeros((0, self.encoder.dimension), dtype=np.float32)
+        histories = [read for read in reads if isinstance(read, Behaviours)]
+        if histories:
+            assert len(histories) == len(reads), "a stage reads texts or behaviours, not both"
+            return self.encoder.encode_histories(histories)
+        return self.encoder.encode([read for read in reads if isinstance(read, str)], keep_end=self.reading.keep_end)
+
+    def _columns(self, batch: _Held) -> dict[str, pa.Array]:
+        vectors_ND = batch.vectors_UD[batch.text_N]
+        offsets = np.arange(len(vectors_ND) + 1, dtype=np.int32) * self.encoder.dimension
+        hashes = np.array(content_hashes(batch.keys_U), dtype=object)
+        return {
+            "vector": pa.ListArray.from_arrays(pa.array(offsets), pa.array(vectors_ND.reshape(-1))),
+            "space_id": pa.repeat(pa.scalar(self.encoder.space_id, pa.string()), len(vectors_ND)),
+            "content_hash": pa.array(hashes[batch.text_N], pa.string()),
+        }
+
+
+def _end_of(keep_end: bool) -> str:
+    return "end" if keep_end else "start"
