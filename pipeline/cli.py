@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline import ablation_cli, audit, curve, doctor, gold_cli, job, results, runner, tuning_cli, view
+from pipeline import ablation_cli, audit, curve, doctor, erase_cli, gold_cli, job, results, runner, tuning_cli, view
 from pipeline.call import DebugOption, PresetOption, SetOption, SourceOption, WorkOption, plan_of, remembered_plan
 from pipeline.errors import MsdError, UsageError
 from pipeline.progress import note
@@ -27,6 +27,7 @@ app = typer.Typer(
 )
 
 app.add_typer(gold_cli.app, name="gold")
+app.add_typer(erase_cli.app, name="erase")
 app.add_typer(ablation_cli.app)
 
 Stages = Annotated[

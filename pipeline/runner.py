@@ -14,6 +14,7 @@ from importlib import metadata
 from typing import Any
 
 from pipeline.content_digests import ContentDigests
+from pipeline.erased import read_erased
 from pipeline.errors import StageError, UsageError
 from pipeline.job import Job, load
 from pipeline.progress import note
@@ -47,6 +48,7 @@ class Plan:
 def make_plan(workspace: Workspace, source: Source, settings: Settings) -> Plan:
     """Works out every dataset's fingerprint; reads the source's files once to digest them."""
     contents = ContentDigests(workspace)
+    erased = read_erased(workspace.root)
     fingerprints: dict[str, str] = {}
     for stage in with_ancestors(list(BY_NAME)):
         facts = {
@@ -55,6 +57,7 @@ def make_plan(workspace: Workspace, source: Source, settings: Settings) -> Plan:
             "settings": contents.of_settings(settings[stage.name]),
             "inputs": {name: fingerprints[name] for name in stage.inputs},
             "source": {table: source.document.get(table) for table in stage.source_tables},
+            **({"erased": erased.digests} if stage.heeds_erasures and erased.digests else {}),
             "contents": contents.of_source(source, stage.source_tables) + contents.of_packaged(stage.package_files),
         }
         fingerprints[stage.name] = digest(facts)

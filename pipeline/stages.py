@@ -44,6 +44,8 @@ class Stage:
     """Files and folders of the packages (`msd_models/templates`) whose content is part of the fingerprint."""
     planner: str | None = None
     """`module:function` of a Job that says what the stage would cost, for `msd plan` and for its own limits."""
+    heeds_erasures: bool = False
+    """True where people who were erased are left out at the door: the list of them is part of the fingerprint."""
     may_be_empty: bool = False
     """True for a table in which no row is a good answer."""
     version: int = 1
@@ -102,6 +104,7 @@ STAGES: tuple[Stage, ...] = (
         config=config.Interactions,
         schema=schemas.INTERACTIONS,
         source_tables=("events", "labels", "histories"),
+        heeds_erasures=True,
     ),
     Stage(
         name="users",
@@ -112,6 +115,7 @@ STAGES: tuple[Stage, ...] = (
         config=config.Users,
         schema=schemas.USERS,
         source_tables=("users",),
+        heeds_erasures=True,
     ),
     Stage(
         name="item_stats",

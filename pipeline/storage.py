@@ -10,7 +10,8 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+import uuid
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -158,6 +159,47 @@ def commit(dataset: Dataset, outcome: Outcome, facts: dict[str, Any]) -> None:
     write_atomically(dataset.folder / "manifest.json", json.dumps(manifest, indent=1, default=str).encode())
 
 
+def amend(folder: Path, erased: int, changed: Collection[Path] | None = None) -> None:
+    """Brings the manifest of a committed dataset up to files that rows were erased from.
+
+    Rows that went count as skipped, so that the counts still add up; `erased` says how many rows were touched in all.
+
+    Args:
+        folder: of the dataset.
+        erased: rows removed or blanked just now.
+        changed: the files written anew; None where they are not known, and every file is read.
+    """
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    there = {name: digest for name, digest in manifest["files"].items() if (folder / name).is_file()}
+    anew = [name for name in there if changed is None or folder / name in changed]
+    manifest["files"] = there | {name: file_digest(folder / name) for name in anew}
+    manifest["erased"] = manifest.get("erased", 0) + erased
+    parts = sorted(folder.glob("part-*.parquet"))
+    if parts:
+        reasons = _reasons(parts if _has_reason(parts[0]) else sorted((folder / "rejected").glob("part-*.parquet")))
+        rejected = sum(reasons.values())
+        rows = sum(pq.read_metadata(part).num_rows for part in parts)
+        rows_ok = rows - rejected if _has_reason(parts[0]) else rows
+        skipped = manifest["rows_in"] - rows_ok - rejected
+        manifest |= {"rows_ok": rows_ok, "rows_rejected": rejected, "rows_skipped": skipped, "reasons": reasons}
+    write_atomically(path, json.dumps(manifest, indent=1, default=str).encode())
+
+
+def _has_reason(part: Path) -> bool:
+    return "reason" in pq.read_schema(part).names
+
+
+def _reasons(parts: Iterable[Path]) -> dict[str, int]:
+    """Rejected rows by reason."""
+    counted: dict[str, int] = {}
+    for part in parts:
+        for row in pq.read_table(part, columns=["reason"], partitioning=None)["reason"].value_counts().to_pylist():
+            if row["values"] is not None:
+                counted[row["values"]] = counted.get(row["values"], 0) + row["counts"]
+    return counted
+
+
 def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """The table's columns in the schema's order and types.
 
@@ -184,8 +226,8 @@ def _cast(column: pa.ChunkedArray, declared: pa.Field) -> pa.ChunkedArray:
 
 
 def write_shard(path: Path, table: pa.Table) -> None:
-    """Writes one Parquet file that is there whole or not at all."""
-    aside = path.with_name(f".{path.name}.writing")
+    """Writes one Parquet file that is there whole or not at all, whoever else writes it at the same time."""
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.writing")
     pq.write_table(table, aside, compression="zstd")
     _sync(aside)
     aside.replace(path)

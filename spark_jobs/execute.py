@@ -19,6 +19,7 @@ from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from pipeline.erased import read_erased
 from pipeline.errors import StageError
 from pipeline.job import Job
 from pipeline.rejects import check_rejected_share, reasons_told
@@ -90,12 +91,13 @@ def call_maker(job: Job, spark: SparkSession) -> Made:
     """What the stage's maker says, of committed inputs.
 
     A maker takes its inputs as DataFrames by name, and by these names what else it needs: `spark`, `config`, `source`,
-    and `input_settings`: of each input the settings it was made under.
+    `input_settings`: of each input the settings it was made under, and `erased`: the people to leave out.
     """
     module, _, function = job.stage.maker.partition(":")
     maker: Callable[..., Made] = getattr(importlib.import_module(module), function)
     known: dict[str, Any] = {"spark": spark, "config": job.config, "source": job.source}
     known["input_settings"] = {name: (dataset.manifest or {}).get("settings") for name, dataset in job.inputs.items()}
+    known["erased"] = read_erased(job.output.folder.parent.parent)
     arguments = {
         name: known[name] if name in known else read_dataset(spark, job.inputs[name])
         for name in inspect.signature(maker).parameters

@@ -4,7 +4,9 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from pipeline import config as configs
+from pipeline.erased import ErasedList
 from pipeline.source import EventsTable, Source
+from spark_jobs.erased import parted
 from spark_jobs.events import judge
 from spark_jobs.negatives import add_negatives
 from spark_jobs.readers import read
@@ -15,17 +17,22 @@ IDS_PER_LIST = r"[^\s,;|\[\]'\"]+"
 TIME_ORDER = ("event_at", "row_order", "position")
 
 
-def make(spark: SparkSession, items: DataFrame, config: configs.Interactions, source: Source) -> Made:
-    """Every readable event, items met before the log where a column lists them, and sampled negatives by setting."""
+def make(
+    spark: SparkSession, items: DataFrame, config: configs.Interactions, source: Source, erased: ErasedList
+) -> Made:
+    """Every readable event, items met before the log where a column lists them, and sampled negatives by setting.
+
+    Rows of people who were erased are skipped, and nothing of them is kept.
+    """
     table = source.events
-    rows = read(spark, "events", table.files, _wanted(table))
+    rows, theirs = parted(read(spark, "events", table.files, _wanted(table)), table.user, erased)
     if not table.time:
         rows = numbered(rows, ("row_order",), "row_number")
     known = items.select("item_id", F.lit(True).alias("is_known"))
     placed = held(judge(rows, known, config, source))
     accepted = placed.filter(F.col("reason").isNull()).drop("reason")
     faulty = placed.filter(F.col("reason").isNotNull()).select(F.col("row_json").alias("source_row"), "reason")
-    read_rows = placed.select("row_order")
+    read_rows = placed.select("row_order").unionByName(theirs.select("row_order"))
     if table.history:
         listed = held(_listed_items(accepted).join(known, on="item_id", how="left"))
         unknown = listed.filter(F.col("is_known").isNull())
@@ -41,7 +48,13 @@ def make(spark: SparkSession, items: DataFrame, config: configs.Interactions, so
     labelled = held(assign_splits(ordered, source, config.seed))
     complete = add_negatives(labelled, items, config, source.labels)
     sampled = complete.filter("is_sampled").select("row_order")
-    return Made(rows=complete, order=("event_id",), rejected=faulty, read=read_rows.unionByName(sampled))
+    return Made(
+        rows=complete,
+        order=("event_id",),
+        rejected=faulty,
+        skipped=theirs if erased.digests else None,
+        read=read_rows.unionByName(sampled),
+    )
 
 
 def _wanted(table: EventsTable) -> list[str]:

@@ -4,17 +4,23 @@ from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
 from pipeline import config as configs
+from pipeline.erased import ErasedList
 from pipeline.source import Source, UsersTable
+from spark_jobs.erased import parted
 from spark_jobs.readers import attributes, cell, read
 from spark_jobs.tables import Made, held
 
 
-def make(spark: SparkSession, interactions: DataFrame, config: configs.Users, source: Source) -> Made:
-    """One row per user of interactions; profiles of people who never acted are skipped."""
+def make(
+    spark: SparkSession, interactions: DataFrame, config: configs.Users, source: Source, erased: ErasedList
+) -> Made:
+    """One row per user of interactions; profiles of people who never acted, or who were erased, are skipped."""
     acted = interactions.select("user_id").distinct()
     if source.users is None:
         return Made(rows=acted.withColumn("attributes", attributes(())), order=("user_id",))
-    placed = held(_judged(read(spark, "users", source.users.files, _wanted(source.users)), source.users))
+    rows, theirs = parted(read(spark, "users", source.users.files, _wanted(source.users)), source.users.id, erased)
+    placed = held(_judged(rows, source.users))
+    left_out = theirs.select(cell(source.users.id).alias("user_id"))
     profiles = placed.filter(F.col("reason").isNull()).select("user_id", "attributes", "row_json")
     joined = held(acted.withColumn("has_acted", F.lit(True)).join(profiles, on="user_id", how="full_outer"))
     rows = joined.filter("has_acted").select("user_id", F.coalesce("attributes", attributes(())).alias("attributes"))
@@ -24,8 +30,8 @@ def make(spark: SparkSession, interactions: DataFrame, config: configs.Users, so
         rows=rows,
         order=("user_id",),
         rejected=faulty.select(F.col("row_json").alias("source_row"), "reason"),
-        skipped=joined.filter(F.col("has_acted").isNull()),
-        read=placed.select("user_id").unionByName(without_profile.select("user_id")),
+        skipped=joined.filter(F.col("has_acted").isNull()).select("user_id").unionByName(left_out),
+        read=placed.select("user_id").unionByName(without_profile.select("user_id")).unionByName(left_out),
     )
 
 
