@@ -8,13 +8,14 @@ without digits: `item_vectors`, `user_vectors`, `item_stats`, `user_stats`, `use
 
 import glob
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from feature_repo.vector_codec import Codec
 from pipeline import schemas
 
 if TYPE_CHECKING:
@@ -163,6 +164,25 @@ def _plan(
     return ViewPlan(name=name, key=key, features=features, description=description, files=files.resolve(), tags=tags)
 
 
+def coded(plan: ViewPlan, codec: Codec) -> ViewPlan:
+    """The plan with its vector as the codec stores it online; offline files hold the whole float32 vector all the same.
+
+    Args:
+        plan: of any view; one without a vector stays as it is.
+        codec: of the generation.
+    """
+    if "vector" not in plan.file_schema.names:
+        return plan
+    meaning = plan.features[0].metadata[b"doc"].decode()
+    if not codec.is_array:
+        meaning += f" Online {codec.stored_dim} numbers in {codec.precision} as bytes, decoded by the lookup."
+    elif codec.stored_dim < codec.dim:
+        meaning += f" Online its {codec.stored_dim} principal components, turned back by the lookup."
+    vector = pa.field("vector", codec.feature_type, metadata={"doc": meaning})
+    tags = plan.tags | {"precision": codec.precision.value, "dimensions": str(codec.stored_dim)}
+    return replace(plan, features=(vector, *plan.features[1:]), tags=tags)
+
+
 def entities() -> "list[Entity]":
     """Items and users, known by string keys."""
     from feast import Entity, ValueType
@@ -231,6 +251,7 @@ def feast_type(kind: pa.DataType) -> "PrimitiveFeastType | ComplexFeastType":
         return types.Array(feast_type(kind.value_type))
     known = {
         pa.string(): types.String,
+        pa.binary(): types.Bytes,
         pa.int64(): types.Int64,
         pa.int8(): types.Int32,
         pa.float32(): types.Float32,

@@ -1,25 +1,30 @@
 """One generation of features: item_features and user_features → Feast's registry and Redis, and a receipt.
 
-Order matters: the registry points at the files first, then Redis is written and read back, then readers are pointed at
-the generation; the receipt is committed by the runner last.
+The order is what makes it safe. First the tables are judged, before any server is touched. Then, as the project's only
+publisher, the rows that go online are chosen and kept beside the receipt; the registry gets the views; Redis gets the
+rows shard by shard, under names of the generation's own, each read back; and only a generation that is whole becomes
+what readers are pointed at, in one step. Killed anywhere, readers stay on the generation they had, and the next run
+goes on at the first shard that is missing.
 """
 
-import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from feature_repo import online
-from feature_repo.definitions import ViewPlan, item_plans, user_plans
-from feature_repo.redis_address import Redis
-from feature_repo.redis_server import running_redis
-from feature_repo.registry import activate, apply_views, check_spaces
-from feature_repo.store import feast_home, open_store, quiet_feast, write_settings
+from feature_repo.collection import collect
+from feature_repo.feature_checks import check_features
+from feature_repo.feature_pair import FeaturePair, as_registered, settle_codec
+from feature_repo.publisher import Publisher, Write
+from feature_repo.shard_writer import write_shards
+from feature_repo.site import publishing
+from feature_repo.store import feast_home
+from feature_repo.switching import persist, register, switch
 from pipeline.config import Publication
 from pipeline.storage import Dataset, Outcome
 
 
-def publish(config: Publication, folder: Path, item_features: Dataset, user_features: Dataset) -> Outcome:
+def publish(
+    config: Publication, folder: Path, item_features: Dataset, user_features: Dataset, write: Write = write_shards
+) -> Outcome:
     """Publishes one generation.
 
     Args:
@@ -27,51 +32,65 @@ def publish(config: Publication, folder: Path, item_features: Dataset, user_feat
         folder: of the dataset publication, whose fingerprint names the generation.
         item_features: of the same space as user_features.
         user_features: vectors, histories and statistics of users.
+        write: who writes the shards.
 
     Returns:
-        The receipt: rows counted in keys that went online.
+        The receipt: rows of all views; those online are ok, older snapshots and keys left out are skipped.
 
     Raises:
         SpaceMismatch: the two are of different spaces.
+        StageError: the vectors are not fit to be published, or the server has no room.
+        BusyError: another publisher of the project is at work.
         ServiceError: Redis cannot be reached, or gives back something else than was written.
     """
-    space_id = item_features.details["space_id"]
-    check_spaces(space_id, {user_features.name: user_features.details["space_id"]})
-    generation = folder.name
-    plans = [
-        *item_plans(item_features.folder, space_id, generation),
-        *user_plans(user_features.folder, space_id, generation),
-    ]
-    if config.online:
-        with running_redis(feast_home(folder).parent) as redis:
-            return _publish(config, folder, space_id, plans, redis)
-    return _publish(config, folder, space_id, plans, None)
+    pair = FeaturePair.of(item_features, user_features)
+    details: dict[str, Any] = {"space_id": pair.space_id, "generation": folder.name}
+    details["checks"] = check_features(pair, config, folder)
+    details |= bring_online(config, folder, pair, write)
+    rows_in, rows_ok = pair.num_rows(), sum(details.get("online_rows", {}).values())
+    return Outcome(rows_in=rows_in, rows_ok=rows_ok, rows_skipped=rows_in - rows_ok, details=details)
 
 
 def publish_tuned(
-    config: Publication, folder: Path, tuned_item_features: Dataset, tuned_user_features: Dataset
+    config: Publication,
+    folder: Path,
+    tuned_item_features: Dataset,
+    tuned_user_features: Dataset,
+    write: Write = write_shards,
 ) -> Outcome:
     """The same of the tuned student's space."""
-    return publish(config, folder, tuned_item_features, tuned_user_features)
+    return publish(config, folder, tuned_item_features, tuned_user_features, write)
 
 
-def _publish(
-    config: Publication, folder: Path, space_id: str, plans: Sequence[ViewPlan], redis: Redis | None
-) -> Outcome:
+def bring_online(config: Publication, folder: Path, pair: FeaturePair, write: Write = write_shards) -> dict[str, Any]:
+    """Registers a generation, writes what Redis lacks of it and activates it, as far as the settings say.
+
+    Args:
+        config: of the publication.
+        folder: of the publication.
+        pair: its features, found fit.
+        write: who writes the shards.
+
+    Returns:
+        What belongs in the receipt.
+
+    Raises:
+        StageError, BusyError, ServiceError: as of publish.
+    """
+    codec = settle_codec(pair, config, folder)
+    generation = as_registered(pair, codec, folder, is_online=config.online)
     home = feast_home(folder)
-    write_settings(home, redis)
-    details: dict[str, Any] = {"space_id": space_id, "generation": folder.name, "views": [plan.name for plan in plans]}
-    with quiet_feast():
-        store = open_store(home)
-        apply_views(store, plans, online=redis is not None)
-        if redis is not None:
-            started = time.monotonic()
-            details["online_rows"] = {plan.name: online.write_online(store, plan, config.shard_rows) for plan in plans}
-            details["online_seconds"] = round(time.monotonic() - started, 3)
-            online.persist(redis)
-            details["online_bytes_per_key"] = online.bytes_per_key(store, plans[0], redis)
-            details["redis"] = redis.kind.value
+    details = {"codec": codec.to_json(), "views": [plan.name for plan in generation.plans(home.parent)]}
+    if not config.online:
+        register(home, generation, None)
         if config.activate:
-            activate(store, [plan.name for plan in plans])
-    keys = sum(details.get("online_rows", {}).values())
-    return Outcome(rows_in=keys, rows_ok=keys, details=details)
+            switch(home, generation, None)
+        return details
+    with publishing(home) as site:
+        collect(site, config.grace_hours)
+        details |= Publisher(config, generation, codec, site).publish(write)
+        if config.activate:
+            switch(home, generation, site)
+        collect(site, config.grace_hours)
+        persist(site.redis)
+    return details | {"redis": site.redis.kind.value}

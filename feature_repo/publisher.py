@@ -1,0 +1,188 @@
+"""The part of a publication that happens on a server: choose, measure, register, write, compare, complete."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from feature_repo.collection import delete_values
+from feature_repo.definitions import ViewPlan
+from feature_repo.generation_token import token_of
+from feature_repo.generations import Generation, Generations, State
+from feature_repo.online import Shard
+from feature_repo.online_memory import bytes_per_key, check_fits, limits, server_memory
+from feature_repo.online_rows import (
+    Chosen,
+    Wanted,
+    choose_rows,
+    chosen_before,
+    count_wanted,
+    entities_of,
+    num_rows,
+    offline_rows,
+    shard_files,
+)
+from feature_repo.pointer import Pointer
+from feature_repo.redis_link import link
+from feature_repo.repository import Registered
+from feature_repo.shard_writer import WriteJob, Written, refuse_differing, views_of
+from feature_repo.site import Site
+from feature_repo.store import project_name
+from feature_repo.switching import note_intervals, register
+from feature_repo.vector_codec import Codec
+from pipeline.config import Publication
+from pipeline.progress import progress
+
+COMPARED_KEYS = 500
+"""Keys of each entity whose values in Redis are compared with the offline files, evenly spaced over the shards."""
+Write = Callable[[WriteJob, Sequence[int]], Iterator[Written]]
+"""Who calls write_shards: this process, or a cluster's executors on parts of the shards."""
+
+
+class Publisher:
+    """One generation on its way into one server, held against other publishers."""
+
+    def __init__(self, config: Publication, generation: Registered, codec: Codec, site: Site) -> None:
+        """Nothing is touched yet.
+
+        Args:
+            config: of the publication.
+            generation: as the registry will know it.
+            codec: of its vectors, basis included.
+            site: the server and the lock on it.
+        """
+        self.config = config
+        self.generation = generation
+        self.site = site
+        work = site.home.parent
+        self.job = WriteJob(
+            work=work,
+            folder=work / generation.publication,
+            generation=generation.generation,
+            project=project_name(),
+            plans=tuple(generation.plans(work)),
+            codec=codec,
+        )
+        self.stage = self.job.folder.parent.name
+        self.generations = Generations(site.client, self.job.project)
+
+    def publish(self, write: Write) -> dict[str, Any]:
+        """Brings the generation to its end, not to readers.
+
+        Args:
+            write: who writes the shards.
+
+        Returns:
+            What belongs in the receipt.
+        """
+        started = time.monotonic()
+        each = bytes_per_key(self.site.redis, self.job)
+        chosen = chosen_before(self.job.folder) or self._choose(each)
+        num_bytes = round(sum(each.get(entity, 0.0) * count for entity, count in chosen.keys.items()))
+        known = {"publication": self.generation.publication, "keys": chosen.keys, "bytes": num_bytes}
+        missing = self._begin(known)
+        self._check_room(missing, chosen, num_bytes)
+        register(self.site.home, self.generation, self.site.redis)
+        sent = self._write(missing, write)
+        compared = self._compare_with_offline()
+        self._complete(known)
+        return {
+            "online_keys": chosen.keys,
+            "online_rows": {plan.name: chosen.rows[plan.tags["kind"]] for plan in self.job.plans},
+            "online_bytes": num_bytes,
+            "bytes_per_key": {entity: round(size, 1) for entity, size in each.items()},
+            "bytes_sent": sent,
+            "compared_with_offline": compared,
+            "online_seconds": round(time.monotonic() - started, 3),
+        }
+
+    def _choose(self, each: dict[str, float]) -> Chosen:
+        wanted = Wanted(shard_rows=self.config.shard_rows, active_days=self.config.active_days, max_keys={})
+        if self.config.memory_mib:
+            counted = count_wanted(self.job.plans, wanted, self.job.folder)
+            most = limits(self.config.memory_mib, counted, each)
+            wanted = Wanted(shard_rows=wanted.shard_rows, active_days=wanted.active_days, max_keys=most)
+        return choose_rows(self.job.plans, wanted, self.job.folder)
+
+    def _begin(self, known: dict[str, Any]) -> list[int]:
+        """Opens the record; returns the shards that are not on the server."""
+        name, token = self.generation.generation, token_of(self.job.folder)
+        before = self.generations.get(name)
+        if before is not None and (before.token != token or before.state is State.COLLECTING):
+            # Other rows, or another codec, under the same name: what is there goes, so that nothing of it stays behind.
+            delete_values(self.site, before)
+            self.generations.forget(name)
+        self.generations.begin(name, self.generation.space_id, token, known)
+        written = self.generations.written_shards(name)
+        return [number for number in range(len(shard_files(self.job.folder))) if number not in written]
+
+    def _check_room(self, missing: Sequence[int], chosen: Chosen, num_bytes: int) -> None:
+        files = shard_files(self.job.folder)
+        left = sum(num_rows(files[number]) for number in missing)
+        needed = num_bytes * left / max(sum(chosen.keys.values()), 1)
+        check_fits(server_memory(self.site.redis), needed, self.stage)
+
+    def _write(self, missing: Sequence[int], write: Write) -> int:
+        files = shard_files(self.job.folder)
+        sent = 0
+        with progress(f"{self.stage} online", sum(num_rows(path) for path in files), "keys") as advance:
+            advance(sum(num_rows(path) for number, path in enumerate(files) if number not in missing))
+            for written in write(self.job, missing):
+                sent += written.bytes_sent
+                advance(written.keys)
+        return sent
+
+    def _compare_with_offline(self) -> int:
+        """Redis against the Parquet files, the vectors of which are read there and not from vectors.npy."""
+        compared = 0
+        with link(self.site.redis) as opened:
+            for entity in entities_of(self.job.plans):
+                sample = self._sample(entity)
+                for view in views_of(self.job, sample) if sample.num_rows else ():
+                    rows = offline_rows(view.plan, view.rows, self.job.folder)
+                    refuse_differing(self._encoded(view.plan, rows), opened, self.job.project, "the offline store has")
+                compared += sample.num_rows
+        return compared
+
+    def _sample(self, entity: str) -> pa.Table:
+        files = [path for path in shard_files(self.job.folder) if path.name.startswith(f"{entity}s-")]
+        if not files:
+            return pa.table({})
+        each = -(-COMPARED_KEYS // len(files))
+        tables = []
+        for path in files[:: max(1, len(files) // COMPARED_KEYS)]:
+            shard = pq.read_table(path)
+            tables.append(shard.take(np.linspace(0, shard.num_rows - 1, min(each, shard.num_rows)).astype(np.int64)))
+        return pa.concat_tables(tables)
+
+    def _encoded(self, plan: ViewPlan, rows: pa.Table) -> Shard:
+        if "vector" not in rows.column_names:
+            return Shard(plan=plan, rows=rows, encoded=None)
+        vectors = rows.column("vector").combine_chunks()
+        vectors_ND = vectors.flatten().to_numpy(zero_copy_only=False).reshape(rows.num_rows, -1).astype(np.float32)
+        return Shard(plan=plan, rows=rows.drop_columns(["vector"]), encoded=self.job.codec.encode(vectors_ND))
+
+    def _complete(self, known: dict[str, Any]) -> None:
+        generation = self.generation
+        pointer = Pointer(
+            generation=generation.generation,
+            space_id=generation.space_id,
+            dim=self.job.codec.dim,
+            codec=self.job.codec.to_json(),
+            views={plan.tags["kind"]: plan.name for plan in self.job.plans},
+            folders={"items": generation.items, "users": generation.users},
+        )
+        basis = self.job.codec.basis_bytes()
+        self.generations.complete(generation.generation, pointer.to_bytes(), basis, known)
+        older = [each.name for each in self.generations.all() if self._was_for_nobody(each)]
+        self.generations.replaces(older)
+        note_intervals(self.site.home, self.job.plans, self.job.folder)
+
+    def _was_for_nobody(self, other: Generation) -> bool:
+        """An earlier publication of the same stage that readers were never pointed at."""
+        is_same = str(other.facts["publication"]).startswith(f"{self.stage}/")
+        is_whole = other.state is State.COMPLETE and not other.is_active and other.left_at is None
+        return is_same and is_whole and other.name != self.generation.generation
