@@ -62,11 +62,11 @@ def open_segment(folder: Path, key: np.dtype, dimension: int) -> Segment:
     keys, sums, vectors_ND = (
         np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in ("keys", "sums", "vectors")
     )
-    wanted = ((len(keys),), (len(keys),), (len(keys), dimension or vectors_ND.shape[-1]))
-    if (keys.shape, sums.shape, vectors_ND.shape) != wanted or not len(keys):
-        raise ValueError(
-            f"its shapes are {keys.shape}, {sums.shape} and {vectors_ND.shape}, wanted vectors {wanted[2]}"
-        )
+    shapes = keys.shape, sums.shape, vectors_ND.shape
+    if keys.ndim != 1 or vectors_ND.ndim != 2 or shapes != (keys.shape, keys.shape, (len(keys), vectors_ND.shape[1])):
+        raise ValueError(f"keys, sums and vectors of the shapes {shapes} do not belong together")
+    if not len(keys) or vectors_ND.shape[1] != (dimension or vectors_ND.shape[1]):
+        raise ValueError(f"it has {len(keys):,} vectors of length {vectors_ND.shape[1]}, wanted {dimension}")
     if (keys.dtype, sums.dtype, vectors_ND.dtype) != (key, np.uint32, np.float32):
         raise ValueError(f"its types are {keys.dtype}, {sums.dtype} and {vectors_ND.dtype}")
     return Segment(folder=folder, keys=keys, sums=sums, vectors_ND=vectors_ND)
@@ -120,7 +120,7 @@ def keys_beginning_with(keys: np.ndarray, beginnings: np.ndarray) -> np.ndarray:
 
 def _sums(keys: np.ndarray, vectors_ND: np.ndarray) -> np.ndarray:
     """CRC-32 of each key and its vector."""
-    keys_NK = np.frombuffer(keys.tobytes(), dtype=np.uint8).reshape(len(keys), -1)
+    keys_NK = np.frombuffer(keys.tobytes(), dtype=np.uint8).reshape(len(keys), keys.dtype.itemsize)
     rows_NB = np.ascontiguousarray(vectors_ND).view(np.uint8)
     pairs = zip(keys_NK, rows_NB, strict=True)
     return np.fromiter((zlib.crc32(row.data, zlib.crc32(key.data)) for key, row in pairs), np.uint32, count=len(keys))

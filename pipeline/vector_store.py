@@ -31,7 +31,7 @@ SEGMENT_NAME = re.compile(r"(\d{8})\.(\d{4})")
 MANY_SEGMENTS = 8
 """From so many on, neighbours are merged: a lookup searches each."""
 MERGED_BYTES = 2**30
-"""A merged segment's vectors at most: what a merge copies at once."""
+"""Vectors of a merged segment at most: a larger one is left as it is."""
 
 
 def keys_of(texts: Iterable[bytes]) -> np.ndarray:
@@ -116,12 +116,16 @@ class VectorStore:
         self.refresh()
         return sum(len(segment.keys) for segment in self.segments.values())
 
-    def compact(self) -> None:
-        """Merges neighbouring segments where there are many; does nothing while another process is here."""
+    def compact(self, merged_bytes: int = MERGED_BYTES) -> None:
+        """Merges neighbouring segments where there are many; does nothing while another process is here.
+
+        Args:
+            merged_bytes: vectors of a merged segment at most.
+        """
         if len(self._names()) < MANY_SEGMENTS or not self._alone():
             return
         try:
-            for group in _groups(list(self.segments.values())):
+            for group in _groups(list(self.segments.values()), merged_bytes):
                 self._replace(group, [segment.all_whole() for segment in group])
         finally:
             self._beside_others()
@@ -237,11 +241,11 @@ def _renamed(aside: Path, final: Path) -> bool:
     return True
 
 
-def _groups(segments: Sequence[Segment]) -> list[list[Segment]]:
-    """Runs of neighbours that make one segment of MERGED_BYTES at most; their order stays, and with it whose counts."""
+def _groups(segments: Sequence[Segment], merged_bytes: int) -> list[list[Segment]]:
+    """Runs of neighbours that make one segment of such a size; their order stays, and with it whose vector counts."""
     groups: list[list[Segment]] = []
     for segment in segments:
-        if groups and sum(other.nbytes for other in groups[-1]) + segment.nbytes <= MERGED_BYTES:
+        if groups and sum(other.nbytes for other in groups[-1]) + segment.nbytes <= merged_bytes:
             groups[-1].append(segment)
         else:
             groups.append([segment])
