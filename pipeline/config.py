@@ -376,7 +376,13 @@ class Examples:
     """Settings of examples."""
 
     shard_rows: int = _free(1_000_000)
-    """Labels per point-in-time join."""
+    """Labels per shard, which is made in memory."""
+    pass_rows: int = _free(16_000_000)
+    """Labels per pass of the point-in-time join over the feature files; 24 bytes of memory each."""
+    memory_gib: float = _free(2.0)
+    """Of DuckDB's join; what does not fit goes to the folder for temporary files (TMPDIR)."""
+    threads: int = _free(0)
+    """Of DuckDB's join; 0: as many as the process has processors."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,8 @@
 """Examples hold, for every label, exactly what a plain search says was known at the time of the event."""
 
 import random
+import subprocess
+import sys
 from datetime import datetime
 from types import ModuleType
 from typing import Any
@@ -9,13 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from feature_repo import examples
 from feature_repo.examples import join_examples
 from pipeline import schemas
 from pipeline.config import Examples
 from pipeline.errors import SpaceMismatch
-
-pytestmark = [pytest.mark.feast, pytest.mark.slow]
 
 
 def known_at(rows: list[dict], key: str, entity: str, time: str, moment: datetime) -> int | None:
@@ -50,15 +49,15 @@ def as_batches(rows: list[dict], sizes: list[int]) -> list[pa.RecordBatch]:
     return [batch.slice(start, size) for start, size in zip(starts, sizes, strict=False)]
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_every_example_equals_the_plain_search(seed: int, published: Any, build: ModuleType):
-    world, items, users = published
+@pytest.mark.parametrize("pass_rows", [1, 100, 1_000_000])
+def test_every_example_equals_the_plain_search(pass_rows: int, featured: Any, build: ModuleType):
+    world, items, users = featured
     item_rows = world.item_vectors.table().to_pylist()
     user_rows = world.user_vectors.table().to_pylist()
     history_rows = world.histories.table().to_pylist()
-    events = interactions(build, seed, 600)
-    given = as_batches(events, [1, 0, 250, 349])
-    made = list(join_examples(iter(given), Examples(), item_features=items, user_features=users))
+    given = as_batches(interactions(build, pass_rows, 600), [1, 0, 250, 349])
+    config = Examples(pass_rows=pass_rows)
+    made = list(join_examples(iter(given), config, item_features=items, user_features=users))
     assert len(made) == len(given)
     for batch, source in zip(made, given, strict=True):
         assert batch.schema.equals(schemas.EXAMPLES)
@@ -72,53 +71,20 @@ def test_every_example_equals_the_plain_search(seed: int, published: Any, build:
             assert {name: row[name] for name in event} == event
 
 
-def test_only_history_rows_make_an_empty_batch(published: Any, build: ModuleType):
-    _, items, users = published
+def test_only_history_rows_make_an_empty_batch(featured: Any, build: ModuleType):
+    _, items, users = featured
     rows = [row | {"split": "history"} for row in interactions(build, 3, 5)]
     made = list(join_examples(iter(as_batches(rows, [5])), Examples(), item_features=items, user_features=users))
     assert [batch.num_rows for batch in made] == [0]
     assert made[0].schema.equals(schemas.EXAMPLES)
 
 
-def test_pieces_bound_the_pairs_and_keep_every_row(build: ModuleType):
-    side = examples.Side(
-        key="user_id",
-        features={},
-        keys=pa.array([f"u{number:03d}" for number in range(10)]),
-        num_rows=np.arange(10, dtype=np.int64) * 300_000,
-    )
-    labels = as_batches(interactions(build, 4, 500), [500])[0]
-    pieces = list(examples._pieces(labels, side))
-    assert len(pieces) > 1
-    assert pa.concat_batches(pieces).equals(labels)
-    for piece in pieces:
-        users = [int(user[1:]) for user in piece.column("user_id").to_pylist()]
-        assert sum(300_000 * user if user < 10 else 0 for user in users) <= examples.MAX_PAIRS + 3_000_000
-
-
-def test_cut_pieces_join_as_one(published: Any, build: ModuleType):
-    world, _, users = published
-    side = examples._user_side(*examples.user_plans(users.folder, build.SPACE))
-    heavy = examples.Side(
-        key=side.key, features=side.features, keys=side.keys, num_rows=side.num_rows * (examples.MAX_PAIRS // 500)
-    )
-    assert len(list(examples._pieces(as_batches(interactions(build, 5, 120), [120])[0], heavy))) > 2
-    with examples.quiet_feast():
-        store = examples.open_store(world.home)
-        labels = as_batches(interactions(build, 5, 120), [120])[0]
-        whole, cut = (
-            pa.concat_tables(examples._join_side(store, piece, each) for piece in examples._pieces(labels, each))
-            for each in (side, heavy)
-        )
-    assert whole.to_pydict() == cut.to_pydict()
-
-
-def test_the_join_reads_the_publication_it_was_given(world: Any, build: ModuleType):
-    users = world.publish_users()
-    first = world.publish_items("a" * 16)
+def test_the_join_reads_the_features_it_was_given(world: Any, build: ModuleType):
+    users = world.user_features()
+    first = world.item_features("a" * 16)
     late = [row | {"available_at": build.at(500)} for row in build.item_vector_rows(40)]
     vectors = build.committed(world.workspace, "item_vectors", schemas.ITEM_VECTORS, late, "late")
-    second = world.with_(item_vectors=vectors).publish_items("c" * 16)
+    second = world.with_(item_vectors=vectors).item_features("c" * 16)
     rows = [row | {"split": "train", "item_id": "i001"} for row in interactions(build, 6, 3)]
     rows = [row | {"event_at": build.at(100)} for row in rows]
     for items, wanted in [(first, [1, 1, 1]), (second, [None] * 3), (first, [1, 1, 1])]:
@@ -129,6 +95,12 @@ def test_the_join_reads_the_publication_it_was_given(world: Any, build: ModuleTy
 
 def test_two_spaces_never_join(world: Any, build: ModuleType):
     other = build.make_world(world.workspace.root, space=build.OTHER_SPACE, salt=5)
-    items, users = world.publish_items(online=False), other.publish_users(online=False)
+    items, users = world.item_features(), other.user_features("d" * 16)
     with pytest.raises(SpaceMismatch, match=build.OTHER_SPACE):
         next(join_examples(iter([]), Examples(), item_features=items, user_features=users))
+
+
+def test_importing_the_stage_loads_neither_feast_nor_duckdb():
+    script = "import sys; import feature_repo.examples; print(sorted({'feast', 'redis', 'duckdb'} & set(sys.modules)))"
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    assert told.stdout.strip() == "[]"
