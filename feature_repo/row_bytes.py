@@ -71,15 +71,13 @@ class Matrix:
     """The first bytes of a matrix's rows."""
 
     def __init__(self, bytes_NB: Bytes) -> None:
-        """Any array whose rows are contiguous, a memory-mapped one included."""
-        self._bytes_NB = bytes_NB
+        """Copies only what is not contiguous; a memory-mapped file stays one."""
+        self._bytes_NB = np.ascontiguousarray(bytes_NB)
 
     def take(self, rows: npt.NDArray[np.intp] | slice, length: int) -> Stretches:
         """See Source."""
-        width = self._bytes_NB.strides[0] if len(self._bytes_NB) > 1 else length
-        stretches: Stretches = np.ndarray(
-            (len(self._bytes_NB),), dtype=f"V{length}", buffer=self._bytes_NB, strides=(width,)
-        )
+        count, width = self._bytes_NB.shape
+        stretches: Stretches = np.ndarray((count,), f"V{length}", self._bytes_NB, strides=(width,))
         return stretches[rows]
 
 
