@@ -57,11 +57,15 @@ def settle_codec(pair: FeaturePair, config: Publication, folder: Path) -> Codec:
     """
     if (folder / CODEC_FILE).is_file():
         return open_codec(folder)
-    sample_ND = np.concatenate([_evenly(each) for each in (pair.items, pair.users)])
-    codec = fit_codec(config.precision, config.dimensions, sample_ND)
+    codec = fitted_codec(pair, config)
     write_atomically(folder / BASIS_FILE, codec.basis_bytes())
     write_atomically(folder / CODEC_FILE, json.dumps(codec.to_json(), indent=1).encode())
     return codec
+
+
+def fitted_codec(pair: FeaturePair, config: Publication) -> Codec:
+    """The codec of the settings, its components fitted on vectors of items and users alike."""
+    return fit_codec(config.precision, config.dimensions, np.concatenate([_evenly(pair.items), _evenly(pair.users)]))
 
 
 def open_codec(folder: Path) -> Codec:

@@ -9,7 +9,20 @@ from typing import Annotated
 
 import typer
 
-from pipeline import ablation_cli, audit, curve, doctor, erase_cli, gold_cli, job, results, runner, tuning_cli, view
+from pipeline import (
+    ablation_cli,
+    audit,
+    curve,
+    doctor,
+    erase_cli,
+    gold_cli,
+    job,
+    publish_cli,
+    results,
+    runner,
+    tuning_cli,
+    view,
+)
 from pipeline.call import DebugOption, PresetOption, SetOption, SourceOption, WorkOption, plan_of, remembered_plan
 from pipeline.errors import MsdError, UsageError
 from pipeline.progress import note
@@ -178,6 +191,7 @@ def doctor_(work: WorkOption = Path("work"), debug: DebugOption = False) -> None
 
 
 app.command(name="tune")(tuning_cli.tune)
+app.command(name="publish")(publish_cli.publish)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -18,6 +18,8 @@ class Estimate:
     output_tokens: int
     seconds: float | None
     """None where this machine's throughput is not known yet."""
+    bytes: int | None = None
+    """Of the online store; None where none are written."""
     notes: tuple[str, ...] = ()
     """How each figure came about."""
 

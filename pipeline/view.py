@@ -41,7 +41,7 @@ def list_stages(plan: Plan) -> None:
 
 
 def print_estimates(plan: Plan, names: list[str], *, measure: bool) -> None:
-    """Prints what each named dataset would cost: rows left, tokens, seconds, and how each figure came about.
+    """Prints what each named dataset would cost: rows left, tokens, seconds, memory online, and how that is known.
 
     Args:
         plan: the datasets.
@@ -53,23 +53,24 @@ def print_estimates(plan: Plan, names: list[str], *, measure: bool) -> None:
     """
     console = Console(highlight=False)
     table = Table(box=None)
-    for column in ("dataset", "state", "rows", "left", "tokens in", "tokens out", "seconds"):
+    for column in ("dataset", "state", "rows", "left", "tokens in", "tokens out", "seconds", "MiB online"):
         table.add_column(column, justify="left" if column in ("dataset", "state") else "right", no_wrap=True)
     notes: list[str] = []
     for name in names:
         stage, dataset = BY_NAME[name], plan.dataset(name)
         manifest = dataset.manifest
         if manifest is not None:
-            table.add_row(name, "made", f"{manifest['rows_in']:,}", "0", "", "", "")
+            table.add_row(name, "made", f"{manifest['rows_in']:,}", "0", "", "", "", "")
         elif stage.planner is None:
             first = plan.dataset(stage.inputs[0]) if stage.inputs else None
             rows = f"{first.num_rows():,}" if first is not None and first.manifest is not None and first.schema else "?"
-            table.add_row(name, "to be made", rows, rows, "", "", "")
+            table.add_row(name, "to be made", rows, rows, "", "", "", "")
         else:
             cost: Estimate = load(stage.planner)(make_job(plan, stage), measure=measure)
             seconds = "?" if cost.seconds is None else f"{cost.seconds:,.0f}"
+            mebibytes = "" if cost.bytes is None else f"{cost.bytes / 2**20:,.1f}"
             counts = (cost.rows, cost.rows_left, cost.prompt_tokens, cost.output_tokens)
-            table.add_row(name, "to be made", *(f"{count:,}" for count in counts), seconds)
+            table.add_row(name, "to be made", *(f"{count:,}" for count in counts), seconds, mebibytes)
             notes += [f"{name}: {told}" for told in cost.notes]
     console.print(table)
     for told in notes:
