@@ -31,6 +31,8 @@ FACTS = b"facts"
 MOST_SHARDS = 100_000
 """The names of shards have five digits, and their order is the rows'."""
 
+UNEQUAL = b"unequal"
+
 
 def execute_rows(job: Job) -> Outcome:
     """Makes the missing shards in this process and counts the rows of all."""
@@ -202,6 +204,14 @@ def _mark_shard_size(job: Job) -> None:
             f" {MOST_SHARDS:,} is the most; use --set {name}.shard_rows={-(-job.rows_in // 10_000)}"
         )
     write_atomically(job.output.folder / ".shard_rows", str(shard_rows).encode())
+
+
+def forget_shard_size(job: Job) -> None:
+    """Says of shards about to come that they are of no one size: a run that takes over begins anew.
+
+    For who cuts a row-wise dataset otherwise and commits it in one go.
+    """
+    write_atomically(job.output.folder / ".shard_rows", UNEQUAL)
 
 
 def _marked_size(job: Job) -> str | None:

@@ -31,8 +31,12 @@ from spark_jobs.tables import Made, held
 ASIDE = "_writing"
 
 
-def execute(job: Job) -> Outcome:
+def execute(job: Job, call: "Callable[[Job, SparkSession], Made] | None" = None) -> Outcome:
     """Makes one table.
+
+    Args:
+        job: what is made; its folder is emptied first.
+        call: who makes the rows, where it is not the stage's maker.
 
     Raises:
         StageError: the table is empty and may not be, too much of it was rejected, or Spark failed.
@@ -41,7 +45,7 @@ def execute(job: Job) -> Outcome:
     """
     with _spark_for(job) as spark:
         _empty(job.output.folder)
-        return _write(job, call_maker(job, spark))
+        return _write(job, (call or call_maker)(job, spark))
 
 
 def look(job: Job) -> tuple[pa.Table, dict[str, Any]]:

@@ -34,7 +34,7 @@ def submit(name: str, execute: Callable[[Job], Outcome] | None = None) -> None:
         _check_inputs(plan, name, arguments)
         if plan.dataset(name).manifest is None:
             stage = BY_NAME[name]
-            run_stage(plan, stage, execute_rows if stage.kind is Kind.ROWS else execute)
+            run_stage(plan, stage, execute or (execute_rows if stage.kind is Kind.ROWS else None))
         note(f"{name}: {plan.dataset(name).folder}")
     except MsdError as error:
         note(f"{name}: {error}")
