@@ -21,7 +21,7 @@ from msd_models.engine_choice import check_engine, open_engine
 from msd_models.engines import LayeredEngine, ModelReading
 from msd_models.language_model import device, folder_digest, load_tokenizer, model_folder, resolve_dtype
 from msd_models.plain_engine import PlainEngine
-from msd_models.sentence_encoder import SentenceEncoder
+from msd_models.sentence_encoder import SentenceEncoder, token_ids
 from msd_models.student_prompt import TEMPLATE, PromptIds, prompt_ids
 from pipeline.config import Vectors
 from pipeline.errors import ConfigError, StageError
@@ -45,6 +45,11 @@ class TextEncoder(Protocol):
     space_id: str
     reading: str
     """Digest of what else decides the vector of a text: two encoders of one space may cut texts differently."""
+    tokens_read: int
+    """Since the encoder was made, as `count_tokens` counts them."""
+
+    def count_tokens(self, texts: Sequence[str], *, keep_end: bool) -> Sequence[int]:
+        """Tokens a plain forward reads of each text, the words around it included; loads no weights."""
 
     def encode(self, texts: Sequence[str], *, keep_end: bool) -> np.ndarray:
         """Vectors [N, D] in float32; keep_end cuts a long text at its beginning instead of its end.
@@ -99,8 +104,13 @@ class StudentEncoder:
         facts = {"weights": weights, "template": TEMPLATE, "scale": "as pooled", **_mode_facts(config)}
         self.space_id = _space(config, self.dtype, self.dimension, facts)
         self.reading = _reading_digest(config)
+        self.tokens_read = 0
         self.engine: LayeredEngine | None = None
         self.behaviours: BehaviourReader | None = None
+
+    def count_tokens(self, texts: Sequence[str], *, keep_end: bool) -> list[int]:
+        """Tokens of each prompt."""
+        return [len(row) for row in self._prompt.of_all(texts, max_tokens=self.config.max_tokens, keep_end=keep_end)]
 
     def encode(self, texts: Sequence[str], *, keep_end: bool) -> np.ndarray:
         """Vectors [N, D] in float32."""
@@ -137,7 +147,9 @@ class StudentEncoder:
         return prompt_ids(load_tokenizer(self.folder))
 
     def _prompts(self, texts: Sequence[str], *, keep_end: bool = False) -> list[list[int]]:
-        return self._prompt.of_all(texts, max_tokens=self.config.max_tokens, keep_end=keep_end)
+        ids = self._prompt.of_all(texts, max_tokens=self.config.max_tokens, keep_end=keep_end)
+        self.tokens_read += sum(map(len, ids))
+        return ids
 
     def _opened(self, ids: Sequence[Sequence[int]]) -> LayeredEngine:
         if self.engine is None:
@@ -198,19 +210,30 @@ class _SentenceVectors:
         self.dimension = _hidden_size(folder)
         self.space_id = _space(config, self.dtype, self.dimension, {"weights": folder_digest(folder), "scale": "unit"})
         self.reading = _reading_digest(config)
+        self.folder = folder
+        self.longest = min(config.max_tokens, _model_settings(folder).get("max_position_embeddings", 512))
+        self.tokens_read = 0
         self.encoder: SentenceEncoder | None = None
 
+    def count_tokens(self, texts: Sequence[str], *, keep_end: bool) -> list[int]:
+        ids = token_ids(self._tokenizer, texts, self.longest, keep_end=keep_end)
+        return [len(row) for row in ids]
+
     def encode(self, texts: Sequence[str], *, keep_end: bool) -> np.ndarray:
-        config = self.config
-        self.encoder = self.encoder or SentenceEncoder(config.encoder, self.dtype, config.pooling)
-        self.encoder.tokenizer.truncation_side = "left" if keep_end else "right"
-        return self.encoder.encode(texts, max_tokens=config.max_tokens, batch_tokens=config.batch_tokens)
+        ids = token_ids(self._tokenizer, texts, self.longest, keep_end=keep_end)
+        self.tokens_read += sum(map(len, ids))
+        self.encoder = self.encoder or SentenceEncoder(self.config.encoder, self.dtype, self.config.pooling)
+        return self.encoder.read(ids, self.config.batch_tokens)
 
     def encode_histories(self, histories: Sequence[Behaviours]) -> np.ndarray:
         raise ConfigError(f"'{self.config.encoder}' reads {len(histories)} histories only as texts: mode = text")
 
     def close(self) -> None:
         self.encoder = None
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        return load_tokenizer(self.folder)
 
 
 def reading_dtype(name: str) -> torch.dtype:
@@ -238,9 +261,13 @@ def _ahead(texts: Sequence[str], prompts: Callable[[Sequence[str]], list[list[in
             yield coming.popleft().result()
 
 
+def _model_settings(folder: Path) -> dict[str, Any]:
+    """The model's config.json, which costs no import of transformers."""
+    return dict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+
+
 def _hidden_size(folder: Path) -> int:
-    """Of the model's config.json, which costs no import of transformers."""
-    settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    settings = _model_settings(folder)
     if not isinstance(settings.get("hidden_size"), int):
         raise ConfigError(f"{folder / 'config.json'} has no hidden_size; wanted a Hugging Face encoder or decoder")
     return int(settings["hidden_size"])

@@ -3,10 +3,11 @@
 from collections.abc import Callable, Sequence
 
 from msd_models.engines import LayeredEngine, ModelReading
+from msd_models.packed_engine import PackedEngine
 from msd_models.plain_engine import PlainEngine
 from pipeline.errors import ConfigError
 
-ENGINES: dict[str, Callable[[ModelReading], LayeredEngine]] = {"plain": PlainEngine}
+ENGINES: dict[str, Callable[[ModelReading], LayeredEngine]] = {"plain": PlainEngine, "packed": PackedEngine}
 AUTO = "auto"
 
 

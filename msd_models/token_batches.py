@@ -25,6 +25,20 @@ def token_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[in
         start += count
 
 
+def packed_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
+    """Row numbers, longest rows first, each batch within batch_tokens tokens without any padding (at least one row)."""
+    batch: list[int] = []
+    num_tokens = 0
+    for row in sorted(range(len(lengths)), key=lambda row: (-lengths[row], row)):
+        if batch and num_tokens + lengths[row] > batch_tokens:
+            yield batch
+            batch, num_tokens = [], 0
+        batch.append(row)
+        num_tokens += lengths[row]
+    if batch:
+        yield batch
+
+
 def pad(rows: Sequence[Sequence[int]], fill: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids [B, T] padded on the right, and the mask [B, T] that is 1 on real tokens."""
     width = max((len(row) for row in rows), default=0)

@@ -1,0 +1,115 @@
+"""Matrix products of a packed model, the elementwise work that follows them done on the way out where it can be.
+
+On a CPU oneDNN takes weights in the layout its kernels read and applies the gate, the product with it or the residual
+to a tile of the result while that lies in a register: three passes over memory fewer a layer.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+# S tokens, I inputs, O outputs
+
+ROWS_HINT = 512
+"""Tokens oneDNN chooses its layout for; it takes any number."""
+
+
+class Projection(Protocol):
+    """x_SI·Wᵀ + b, and what may follow it."""
+
+    def __call__(self, x_SI: Tensor) -> Tensor:
+        """The product [S, O]."""
+
+    def silu(self, x_SI: Tensor) -> Tensor:
+        """SiLU of the product."""
+
+    def times(self, x_SI: Tensor, factor_SO: Tensor) -> Tensor:
+        """The product times factor_SO."""
+
+    def plus(self, x_SI: Tensor, residual_SO: Tensor) -> Tensor:
+        """The product plus residual_SO."""
+
+
+def project(parts: Sequence[nn.Linear], dtype: torch.dtype) -> Projection:
+    """The fastest form on this device of linear layers with one input, their outputs side by side.
+
+    Args:
+        parts: on their device, in the dtype of the states around them.
+        dtype: of the multiplication: that of the states, or int8 on a CPU.
+    """
+    weight_OI = torch.cat([part.weight.detach() for part in parts])
+    bias_O = None if parts[0].bias is None else torch.cat([part.bias.detach() for part in parts])
+    if dtype == torch.int8:
+        return Int8Projection(weight_OI, bias_O)
+    if weight_OI.device.type == "cpu" and torch._C._has_mkldnn:
+        return OneDnnProjection(weight_OI, bias_O)
+    return PlainProjection(weight_OI, bias_O)
+
+
+class PlainProjection:
+    """torch's own linear."""
+
+    def __init__(self, weight_OI: Tensor, bias_O: Tensor | None) -> None:
+        """Keeps the weights."""
+        self.weight_OI, self.bias_O = weight_OI, bias_O
+
+    def __call__(self, x_SI: Tensor) -> Tensor:
+        """The product [S, O]."""
+        return nn.functional.linear(x_SI, self.weight_OI, self.bias_O)
+
+    def silu(self, x_SI: Tensor) -> Tensor:
+        """SiLU of the product."""
+        return nn.functional.silu(self(x_SI), inplace=True)
+
+    def times(self, x_SI: Tensor, factor_SO: Tensor) -> Tensor:
+        """The product times factor_SO."""
+        return self(x_SI).mul_(factor_SO)
+
+    def plus(self, x_SI: Tensor, residual_SO: Tensor) -> Tensor:
+        """The product plus residual_SO."""
+        return self(x_SI).add_(residual_SO)
+
+
+class OneDnnProjection:
+    """oneDNN's linear, weights laid out once; the operators torch.compile itself calls on a CPU."""
+
+    def __init__(self, weight_OI: Tensor, bias_O: Tensor | None) -> None:
+        """Lays out the weights."""
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight_OI.contiguous(), ROWS_HINT)
+        self.bias_O = bias_O
+
+    def __call__(self, x_SI: Tensor) -> Tensor:
+        """The product [S, O]."""
+        return torch.ops.mkldnn._linear_pointwise(x_SI, self.weight, self.bias_O, "none", [], "")
+
+    def silu(self, x_SI: Tensor) -> Tensor:
+        """SiLU of the product."""
+        return torch.ops.mkldnn._linear_pointwise(x_SI, self.weight, self.bias_O, "swish", [1.0], "")
+
+    def times(self, x_SI: Tensor, factor_SO: Tensor) -> Tensor:
+        """The product times factor_SO."""
+        return torch.ops.mkldnn._linear_pointwise.binary(x_SI, factor_SO, self.weight, self.bias_O, "mul")
+
+    def plus(self, x_SI: Tensor, residual_SO: Tensor) -> Tensor:
+        """The product plus residual_SO."""
+        return torch.ops.mkldnn._linear_pointwise.binary(x_SI, residual_SO, self.weight, self.bias_O, "add")
+
+
+class Int8Projection(PlainProjection):
+    """Eight-bit weights, one scale an output, times eight-bit activations, one scale a token, summed in 32 bits."""
+
+    def __init__(self, weight_OI: Tensor, bias_O: Tensor | None) -> None:
+        """Rounds the weights."""
+        scale_O = weight_OI.float().abs().amax(dim=1).clamp(min=1e-12) / 127
+        self.weight_IO = (weight_OI.float() / scale_O[:, None]).round_().to(torch.int8).t().contiguous()
+        self.scale_O = scale_O
+        self.bias_O = bias_O
+
+    def __call__(self, x_SI: Tensor) -> Tensor:
+        """The product [S, O]."""
+        scale_S1 = x_SI.abs().amax(dim=1, keepdim=True).float().clamp_(min=1e-12).div_(127)
+        rounded_SI = (x_SI / scale_S1).round_().to(torch.int8)
+        product_SO = torch._int_mm(rounded_SI, self.weight_IO).float().mul_(scale_S1).mul_(self.scale_O)
+        return (product_SO if self.bias_O is None else product_SO.add_(self.bias_O)).to(x_SI.dtype)
