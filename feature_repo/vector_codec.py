@@ -5,6 +5,7 @@ little-endian, or the vector's float32 scale followed by int8, where value = sca
 generation and is stored beside it; its basis (mean, then components, as float32) lies apart from its JSON.
 """
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -19,6 +20,8 @@ from pipeline.errors import ConfigError, StageError
 
 _INT8_LIMIT = 127
 _SCALE_BYTES = 4
+_BASIS_BITS = 20
+_EXACT_BITS = 52
 Floats = npt.NDArray[np.float32]
 
 
@@ -86,7 +89,7 @@ class Codec:
         assert vectors_ND.shape[1] == self.dim, "a codec is made for one space"
         stored_Nd = vectors_ND
         if self.basis_Dd is not None and self.mean_D is not None:
-            stored_Nd = ((vectors_ND - self.mean_D) @ self.basis_Dd).astype(np.float32, copy=False)
+            stored_Nd = _product(vectors_ND - self.mean_D, self.basis_Dd)
         if self.precision is Precision.INT8:
             return Encoded(payload_NB=_scaled(stored_Nd), is_array=False)
         numbers = _halved(stored_Nd) if self.precision is Precision.FLOAT16 else stored_Nd
@@ -105,7 +108,7 @@ class Codec:
             stored_Nd = contiguous.view(kind).reshape(len(contiguous), self.stored_dim).astype(np.float32, copy=False)
         if self.basis_Dd is None or self.mean_D is None:
             return stored_Nd
-        return (stored_Nd @ self.basis_Dd.T + self.mean_D).astype(np.float32, copy=False)
+        return _product(stored_Nd, self.basis_Dd.T) + self.mean_D
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the basis."""
@@ -169,14 +172,30 @@ def fit_codec(precision: str, dimensions: int, sample_ND: Floats) -> Codec:
 
 
 def fit_basis(sample_ND: Floats, components: int) -> tuple[Floats, Floats]:
-    """(mean_D, basis_Dd): the directions of greatest variance, greatest first, signs settled so that reruns agree."""
+    """(mean_D, basis_Dd): the directions of greatest variance, greatest first, in 2^20ths; signs settled for reruns."""
     sample = sample_ND.astype(np.float64)
     mean_D = sample.mean(axis=0)
     _, _, directions = np.linalg.svd(sample - mean_D, full_matrices=False)
     basis_Dd = directions[:components].T
     largest = basis_Dd[np.abs(basis_Dd).argmax(axis=0), np.arange(components)]
     basis_Dd = basis_Dd * np.where(largest < 0, -1.0, 1.0)
-    return mean_D.astype(np.float32), np.ascontiguousarray(basis_Dd, dtype=np.float32)
+    rounded_Dd = np.ldexp(np.rint(np.ldexp(basis_Dd, _BASIS_BITS)), -_BASIS_BITS)
+    return mean_D.astype(np.float32), np.ascontiguousarray(rounded_Dd, dtype=np.float32)
+
+
+def _product(rows_NK: Floats, matrix_KM: Floats) -> Floats:
+    """The product, each row's the same whatever stands beside it.
+
+    BLAS adds up in another order at another place in the matrix, and a vector encoded in a publication must equal, byte
+    for byte, the same vector encoded to check it. So the factors are whole numbers of so few bits that float64 holds
+    every sum exactly, in which no order matters: 2^20ths of the basis, and as many bits of a row as are then left.
+    """
+    row_bits = _EXACT_BITS - _BASIS_BITS - math.ceil(math.log2(len(matrix_KM)))
+    _, exponent_N = np.frexp(np.abs(rows_NK).max(axis=1, initial=0.0))
+    unit_N1 = np.ldexp(1.0, exponent_N - row_bits)[:, None]
+    whole_NK = np.rint(rows_NK / unit_N1)
+    sums_NM = whole_NK @ np.ldexp(matrix_KM.astype(np.float64), _BASIS_BITS)
+    return (sums_NM * np.ldexp(unit_N1, -_BASIS_BITS)).astype(np.float32)
 
 
 def _scaled(stored_Nd: Floats) -> npt.NDArray[np.uint8]:

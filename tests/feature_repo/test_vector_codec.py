@@ -56,6 +56,19 @@ def test_a_stored_codec_is_the_same_codec(precision: Precision):
     assert (again.decode(payload_NB) == codec.decode(payload_NB)).all()
 
 
+@pytest.mark.parametrize(("dim", "components"), [(24, 9), (130, 64), (576, 128)])
+def test_a_vectors_bytes_do_not_depend_on_those_beside_it(dim: int, components: int):
+    given_ND = vectors(700, dim)
+    codec = fit_codec("float32", components, given_ND)
+    payload_NB = codec.encode(given_ND).payload_NB
+    decoded_ND = codec.decode(payload_NB)
+    rng = np.random.default_rng(1)
+    for count in (1, 2, 3, 63, 64, 65, 333):
+        rows = rng.choice(700, count, replace=False)
+        assert np.array_equal(codec.encode(given_ND[rows]).payload_NB, payload_NB[rows])
+        assert np.array_equal(codec.decode(payload_NB[rows]), decoded_ND[rows])
+
+
 def test_a_basis_keeps_what_varies_most():
     rng = np.random.default_rng(0)
     directions = np.linalg.qr(rng.standard_normal((20, 20)))[0]
