@@ -77,11 +77,10 @@ def _is_over(generation: Generation, latest_start: float) -> bool:
 
 
 def _keys_of(folder: Path, plan: ViewPlan) -> Iterator[pa.Array]:
-    for path in shard_files(folder):
-        if path.name.startswith(f"{entity_of(plan)}s-"):
-            with pq.ParquetFile(path) as file:
-                for batch in file.iter_batches(batch_size=KEYS_PER_DELETE, columns=[plan.key.name]):
-                    yield batch.column(0)
+    for path in shard_files(folder, entity_of(plan)):
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=KEYS_PER_DELETE, columns=[plan.key.name]):
+                yield batch.column(0)
 
 
 def _scanned_keys(site: Site, plan: ViewPlan) -> Iterator[pa.Array]:

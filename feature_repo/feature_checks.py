@@ -11,7 +11,7 @@ from typing import Any
 from feature_repo.definitions import ITEM_KEY, ITEM_STATS, USER_HISTORIES, USER_KEY, USER_STATS
 from feature_repo.feature_pair import FeaturePair
 from feature_repo.offline import NAMED_ROWS, ROWS_FILE
-from feature_repo.online_rows import duckdb_session
+from feature_repo.online_rows import duckdb_session, files_of
 from feature_repo.repository import Registered, active_in
 from feature_repo.store import feast_home
 from feature_repo.vector_checks import Table, check_coverage, check_vectors
@@ -76,16 +76,16 @@ def _coverage(pair: FeaturePair, config: Publication) -> dict[str, Any]:
 
         def distinct(path: Path, key: str) -> int:
             query = f"SELECT count(DISTINCT {key}) FROM read_parquet(?) WHERE {key} <> ''"
-            row = session.execute(query, [str(path)]).fetchone()
+            row = session.execute(query, [files_of(path)]).fetchone()
             return int(row[0]) if row else 0
 
         items = distinct(pair.items.folder / ROWS_FILE, ITEM_KEY.name)
-        catalogue = distinct(pair.items.folder / ITEM_STATS / "*.parquet", ITEM_KEY.name)
+        catalogue = distinct(pair.items.folder / ITEM_STATS, ITEM_KEY.name)
         return {
             "items": check_coverage(pair.items.name, items, catalogue, config),
             "users_with_vector": distinct(pair.users.folder / ROWS_FILE, USER_KEY.name),
-            "users_with_history": distinct(pair.users.folder / USER_HISTORIES / "*.parquet", USER_KEY.name),
-            "users": distinct(pair.users.folder / USER_STATS / "*.parquet", USER_KEY.name),
+            "users_with_history": distinct(pair.users.folder / USER_HISTORIES, USER_KEY.name),
+            "users": distinct(pair.users.folder / USER_STATS, USER_KEY.name),
         }
 
 
@@ -100,9 +100,9 @@ def _removed(table: Table) -> dict[str, Any]:
                 SELECT {table.key} FROM read_parquet(?)
             ) ORDER BY 1
             """,
-            [str(table.active_folder / ROWS_FILE), str(table.folder / ROWS_FILE)],
+            [files_of(table.active_folder / ROWS_FILE), files_of(table.folder / ROWS_FILE)],
         )
-        keys = gone.fetch_arrow_table().column(0)
+        keys = gone.to_arrow_table().column(0)
     # The receipt names no users.
     some = keys.slice(0, NAMED_ROWS).to_pylist() if table.key == ITEM_KEY.name else []
     return {"count": len(keys), "some": some}

@@ -5,6 +5,7 @@ Parquet files of `shard_rows` keys beside the receipt: what a shard holds is the
 it, a killed run goes on at the next shard, and a generation's keys are known when it is collected.
 """
 
+import glob
 import json
 import shutil
 from collections.abc import Iterator, Sequence
@@ -92,9 +93,9 @@ def chosen_digest(folder: Path) -> str:
     return file_digest(path) if path.is_file() else ""
 
 
-def shard_files(folder: Path) -> list[Path]:
-    """The shards of all entities; a shard's number is its place in this list."""
-    return sorted((folder / FOLDER).glob("*-*.parquet"))
+def shard_files(folder: Path, entity: str = "") -> list[Path]:
+    """The shards of an entity, or of all; a shard's number is its place in the list of all."""
+    return sorted((folder / FOLDER).glob(f"{entity}*-*.parquet"))
 
 
 def view_rows(shard: pa.Table, plan: ViewPlan) -> pa.Table:
@@ -117,7 +118,7 @@ def offline_rows(plan: ViewPlan, rows: pa.Table, folder: Path) -> pa.Table:
     with duckdb_session(folder) as session:
         session.register("wanted", rows.select([plan.key.name, TIME]))
         query = f"SELECT {', '.join(names)} FROM {read_source(plan)} SEMI JOIN wanted USING ({plan.key.name}, {TIME})"
-        return session.execute(query).fetch_arrow_table()
+        return session.execute(query).to_arrow_table()
 
 
 def entities_of(plans: Sequence[ViewPlan]) -> list[str]:
@@ -147,7 +148,7 @@ def sample_rows(plans: Sequence[ViewPlan], count: int, folder: Path) -> pa.Table
     key = plans[0].key.name
     with duckdb_session(folder) as session:
         query = f"SELECT * FROM ({_latest(plans)}) ORDER BY md5({key}), {key} LIMIT {count}"
-        return session.execute(query).fetch_arrow_table()
+        return session.execute(query).to_arrow_table()
 
 
 @contextmanager
@@ -169,6 +170,12 @@ def duckdb_session(folder: Path) -> "Iterator[DuckDBPyConnection]":
 def read_source(plan: ViewPlan) -> str:
     """The SQL that reads a view's offline files."""
     return f"read_parquet('{plan.source_path.replace(chr(39), chr(39) * 2)}')"
+
+
+def files_of(path: Path) -> str:
+    """A Parquet file, or all of a folder, as DuckDB's read_parquet wants it: brackets in a name are no pattern."""
+    escaped = glob.escape(str(path))
+    return escaped if path.suffix == ".parquet" else f"{escaped}/*.parquet"
 
 
 def _write(

@@ -7,8 +7,8 @@ from typing import Any
 from feature_repo.feature_pair import FeaturePair, as_registered, fitted_codec
 from feature_repo.online_memory import MEBIBYTE, bytes_per_key, limits, server_memory
 from feature_repo.online_rows import Wanted, count_wanted
-from feature_repo.redis_server import running_redis
 from feature_repo.shard_writer import WriteJob
+from feature_repo.site import connected
 from feature_repo.store import feast_home, project_name
 from pipeline.estimate import Estimate
 from pipeline.job import Job
@@ -32,7 +32,7 @@ def estimate(job: Job, *, measure: bool) -> Estimate:
     codec = fitted_codec(pair, job.config)
     plans = tuple(as_registered(pair, codec, folder, is_online=True).plans(work))
     trial = WriteJob(work=work, folder=folder, generation=folder.name, project=project_name(), plans=plans, codec=codec)
-    with running_redis(work) as redis:
+    with connected(work) as (redis, _):
         each, memory = bytes_per_key(redis, trial), server_memory(redis)
     wanted = Wanted(shard_rows=job.config.shard_rows, active_days=job.config.active_days, max_keys={})
     counted = count_wanted(plans, wanted, folder)

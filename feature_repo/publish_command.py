@@ -10,10 +10,8 @@ from feature_repo.feature_pair import FeaturePair
 from feature_repo.generations import Generation, Generations, State
 from feature_repo.online_memory import MEBIBYTE
 from feature_repo.publication import bring_online
-from feature_repo.redis_address import connect
-from feature_repo.redis_server import running_redis
 from feature_repo.repository import active_in, registered
-from feature_repo.site import Site, publishing
+from feature_repo.site import Site, connected, publishing
 from feature_repo.store import feast_home, project_name
 from feature_repo.switching import known_as, persist, switch
 from pipeline.config import Publication
@@ -131,7 +129,7 @@ def _is_there(config: Publication, generation: str, home: Path) -> bool:
 
 
 def _on_server(work: Path) -> list[Generation]:
-    with running_redis(work) as redis, connect(redis) as client:
+    with connected(work) as (_, client):
         return Generations(client, project_name()).all()
 
 

@@ -83,8 +83,9 @@ class Publisher:
         chosen = chosen_before(self.job.folder) or self._choose(each)
         num_bytes = round(sum(each.get(entity, 0.0) * count for entity, count in chosen.keys.items()))
         known = {"publication": self.generation.publication, "keys": chosen.keys, "bytes": num_bytes}
-        missing = self._begin(known)
+        missing = self._missing()
         self._check_room(missing, chosen, num_bytes)
+        self.generations.begin(self.generation.generation, self.generation.space_id, self.token, known)
         register(self.site.home, self.generation, self.site.redis)
         sent = self._write(missing, write)
         compared = self._compare_with_offline()
@@ -99,6 +100,11 @@ class Publisher:
             "online_seconds": round(time.monotonic() - started, 3),
         }
 
+    @property
+    def token(self) -> str:
+        """Of what is to be written; the rows must be chosen."""
+        return token_of(self.job.folder)
+
     def _choose(self, each: dict[str, float]) -> Chosen:
         wanted = Wanted(shard_rows=self.config.shard_rows, active_days=self.config.active_days, max_keys={})
         if self.config.memory_mib:
@@ -107,15 +113,14 @@ class Publisher:
             wanted = Wanted(shard_rows=wanted.shard_rows, active_days=wanted.active_days, max_keys=most)
         return choose_rows(self.job.plans, wanted, self.job.folder)
 
-    def _begin(self, known: dict[str, Any]) -> list[int]:
-        """Opens the record; returns the shards that are not on the server."""
-        name, token = self.generation.generation, token_of(self.job.folder)
+    def _missing(self) -> list[int]:
+        """Shards that are not on the server."""
+        name = self.generation.generation
         before = self.generations.get(name)
-        if before is not None and (before.token != token or before.state is State.COLLECTING):
+        if before is not None and (before.token != self.token or before.state is State.COLLECTING):
             # Other rows, or another codec, under the same name: what is there goes, so that nothing of it stays behind.
             delete_values(self.site, before)
             self.generations.forget(name)
-        self.generations.begin(name, self.generation.space_id, token, known)
         written = self.generations.written_shards(name)
         return [number for number in range(len(shard_files(self.job.folder))) if number not in written]
 
@@ -148,7 +153,7 @@ class Publisher:
         return compared
 
     def _sample(self, entity: str) -> pa.Table:
-        files = [path for path in shard_files(self.job.folder) if path.name.startswith(f"{entity}s-")]
+        files = shard_files(self.job.folder, entity)
         if not files:
             return pa.table({})
         each = -(-COMPARED_KEYS // len(files))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from feature_repo.definitions import ViewPlan
 from feature_repo.generations import Generations
-from feature_repo.online_rows import TIME, duckdb_session, shard_files
+from feature_repo.online_rows import TIME, duckdb_session, entity_of, files_of, shard_files
 from feature_repo.redis_address import Redis, RedisKind, connect
 from feature_repo.registry import apply_views, note_written, point_service
 from feature_repo.repository import Registered, add, keep, registered
@@ -61,11 +61,11 @@ def note_intervals(home: Path, plans: Sequence[ViewPlan], folder: Path) -> None:
     with duckdb_session(folder) as session, quiet_feast():
         store = open_store(home)
         for plan in plans:
-            files = [str(path) for path in shard_files(folder) if path.name.startswith(plan.key.name.split("_")[0])]
+            files = [files_of(path) for path in shard_files(folder, entity_of(plan))]
             column = f'"{plan.tags["kind"]}.{TIME}"'
             if files:
                 table = session.execute(f"SELECT min({column}) a, max({column}) b FROM read_parquet(?)", [files])
-                first, last = (each[0].as_py() for each in table.fetch_arrow_table().columns)
+                first, last = (each[0].as_py() for each in table.to_arrow_table().columns)
                 if first is not None:
                     note_written(store, plan.name, first, last)
 

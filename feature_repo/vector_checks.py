@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from feature_repo.offline import NAMED_ROWS, ROWS_FILE, VECTORS_FILE
-from feature_repo.online_rows import duckdb_session
+from feature_repo.online_rows import duckdb_session, files_of
 from pipeline.config import Publication
 from pipeline.errors import StageError
 
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 # N rows, D numbers of a vector.
 BLOCK_ROWS = 65_536
-MAX_NORM_RATIO = 20.0
-"""A norm so many times the panel's median, or so many times smaller, is no text's: an encoder's lie within 2."""
 MAX_HASHED_ROWS = 4_000_000
 """Above, duplicates are sought in a share of the vectors, chosen by their own hash so that equal ones stay together."""
 NEIGHBOURS = 10
@@ -74,7 +72,7 @@ def check_vectors(table: Table, config: Publication) -> dict[str, Any]:
         measured = {
             "rows": len(vectors_ND),
             "panel_rows": len(panel.keys),
-            **_norms(session, table, vectors_ND, panel),
+            **_norms(session, table, vectors_ND, config.max_norm_ratio, panel),
             **_collapse(table, panel, config),
             **_duplicates(session, table, vectors_ND, config),
         }
@@ -107,15 +105,17 @@ def _panel(session: "DuckDBPyConnection", key: str, folder: Path, vectors_ND: Ma
         SELECT {key} AS key, arg_max(content_hash, vector_row) AS hash, max(vector_row) AS row
         FROM read_parquet(?) WHERE {key} <> '' GROUP BY {key} ORDER BY md5({key}), {key} LIMIT {rows}
         """,
-        [str(folder / ROWS_FILE)],
-    ).fetch_arrow_table()
+        [files_of(folder / ROWS_FILE)],
+    ).to_arrow_table()
     numbers = found.column("row").to_numpy()
     return Panel(
         keys=found.column("key").to_pylist(), hashes=found.column("hash").to_pylist(), vectors_ND=vectors_ND[numbers]
     )
 
 
-def _norms(session: "DuckDBPyConnection", table: Table, vectors_ND: Matrix, panel: Panel) -> dict[str, Any]:
+def _norms(
+    session: "DuckDBPyConnection", table: Table, vectors_ND: Matrix, max_ratio: float, panel: Panel
+) -> dict[str, Any]:
     median = float(np.median(np.linalg.norm(panel.vectors_ND, axis=1)))
     outliers: list[int] = []
     least, most = np.inf, 0.0
@@ -124,13 +124,15 @@ def _norms(session: "DuckDBPyConnection", table: Table, vectors_ND: Matrix, pane
         # An erased person's vector is all zero and of no key.
         norms_N = np.where(norms_N == 0, median, norms_N)
         least, most = min(least, float(norms_N.min())), max(most, float(norms_N.max()))
-        is_out = (norms_N > MAX_NORM_RATIO * median) | (norms_N < median / MAX_NORM_RATIO)
+        is_out = (norms_N > max_ratio * median) | (norms_N < median / max_ratio)
         outliers += (start + np.flatnonzero(is_out)).tolist()
     if outliers:
-        raise StageError(
-            f"{table.dataset}: {len(outliers):,} vectors have a norm more than {MAX_NORM_RATIO:.0f} times the median"
-            f" {median:.3g}, or as many times less: {_named(session, table, outliers)}; nothing was published; look at"
-            f" them with: msd show {_vectors_of(table)}; then make them anew"
+        worst = max(most / median, median / least)
+        _refuse(
+            f"{table.dataset}: {len(outliers):,} vectors have a norm more than {max_ratio:g} times the median"
+            f" {median:.3g}, or as many times less: {_named(session, table, outliers)}",
+            table.dataset,
+            f"max_norm_ratio={worst + 0.1:.1f}",
         )
     return {"norm_median": median, "norm_least": least, "norm_most": most}
 
@@ -161,7 +163,7 @@ def _collapse(table: Table, panel: Panel, config: Publication) -> dict[str, floa
             f"{name}: the effective rank of {count} vectors is {rank:.2f}, wanted {wanted:.2f} or more: they have"
             f" collapsed, for instance {_nearest(panel, unit_ND)}",
             name,
-            f"min_effective_rank={rank:.2f}",
+            f"min_effective_rank={rank - 0.01:.2f}",
         )
     return {"mean_cosine": mean_cosine, "effective_rank": rank}
 
@@ -185,7 +187,7 @@ def _duplicates(
             WHERE {table.key} <> '' WINDOW same AS (PARTITION BY vector)
         ) WHERE differs
         """,
-        [str(table.folder / ROWS_FILE)],
+        [files_of(table.folder / ROWS_FILE)],
     )
     found = session.execute("SELECT row FROM doubles ORDER BY row").fetchnumpy()["row"]
     share = len(found) / max(len(rows), 1)
@@ -278,14 +280,10 @@ def _named(session: "DuckDBPyConnection", table: Table, rows: list[int], count: 
     marks = ", ".join(str(row) for row in rows[:NAMED_ROWS])
     found = session.execute(
         f"SELECT {table.key} FROM read_parquet(?) WHERE vector_row IN ({marks}) ORDER BY vector_row",
-        [str(table.folder / ROWS_FILE)],
+        [files_of(table.folder / ROWS_FILE)],
     ).fetchall()
     more = ", …" if (len(rows) if count is None else count) > NAMED_ROWS else ""
     return ", ".join(key for (key,) in found) + more
-
-
-def _vectors_of(table: Table) -> str:
-    return table.dataset.replace("features", "vectors")
 
 
 def _refuse(found: str, dataset: str, setting: str) -> None:

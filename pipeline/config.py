@@ -354,6 +354,8 @@ class Publication:
     """Above this mean cosine between different keys of the panel the vectors have collapsed."""
     min_effective_rank: float = _free(3.0)
     """Below this effective rank (exp of the entropy of the panel's singular values) the vectors have collapsed."""
+    max_norm_ratio: float = _free(20.0)
+    """A vector whose norm is more than so many times the median, or as many times less, is no text's."""
     max_duplicate_share: float = _free(0.2)
     """Above this share of keys whose vector equals another key's though their texts differ, something is wrong."""
     min_coverage: float = _free(0.9)
