@@ -7,6 +7,8 @@ and finds finished completions of the rest in the log of its share. A task calls
 once; there are as many tasks as the cluster runs side by side.
 """
 
+import os
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -37,6 +39,8 @@ from pipeline.rows import (
 from pipeline.storage import Outcome
 from spark_jobs.session import session
 
+GPU = "gpu"
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 LOOK_SECONDS = 2.0
 """Between two looks into the folder for the progress line."""
 
@@ -87,8 +91,27 @@ def _make_in_task(job: Job, missing: Sequence[int], places: Iterator[pa.RecordBa
     left = missing_shards(job, numbers)
     context = TaskContext.get()
     assert context is not None
+    _take_gpus(context)
     for number in make_missing(job, left, inbox=f"task-{context.partitionId()}"):
         yield pa.RecordBatch.from_pydict({"shard": pa.array([number], pa.int64())})
+
+
+def _take_gpus(context: TaskContext) -> None:
+    """Shows torch the GPUs that Spark gave the task and no others, where Spark was asked to give any.
+
+    Raises:
+        StageError: this worker has torch loaded for another task's GPU, which it cannot change any more.
+    """
+    given = context.resources().get(GPU)
+    if given is None:
+        return
+    addresses = ",".join(given.addresses)
+    if "torch" in sys.modules and os.environ.get(VISIBLE) != addresses:
+        raise StageError(
+            f"a Python worker that has used GPU {os.environ.get(VISIBLE) or 'all'} was given GPU {addresses};"
+            " use --conf spark.python.worker.reuse=false, or executors of one GPU each"
+        )
+    os.environ[VISIBLE] = addresses
 
 
 @contextmanager
