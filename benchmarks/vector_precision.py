@@ -18,9 +18,10 @@ from typing import Annotated, Any
 import numpy as np
 import numpy.typing as npt
 import typer
-from feature_repo.vector_codec import Codec
 
+from feature_repo.feature_pair import open_codec
 from feature_repo.redis_server import running_redis
+from feature_repo.vector_codec import Codec
 from msd_models.arms_file import read_arms
 from msd_models.bootstrap import Resampled
 from msd_models.comparison import resample
@@ -40,7 +41,7 @@ from pipeline.stages import BY_NAME
 ARM = "msd_frozen"
 ROUNDS = 2000
 PRECISIONS = ("float32", "float16", "int8")
-SHARES = (1, 2, 4, 8)
+SHARES = (2, 4, 8)
 """Of the student's numbers, the first 1/n principal components are kept."""
 LEVELS = {"items": "item_features", "users": "user_features"}
 
@@ -67,7 +68,8 @@ def main(
         runner.run(plan, ["ctr_model"])
         stack.enter_context(running_redis(plan.workspace.root))
         dim = plan.dataset("item_features").details["dim"]
-        ways = [_served(plan, precision, dim // share) for share in SHARES for precision in PRECISIONS]
+        kept = [0, *(dim // share for share in SHARES)]
+        ways = [_served(plan, precision, dimensions) for dimensions in kept for precision in PRECISIONS]
         rows = _with_codecs(plan, read_scores(plan.dataset("ctr_model")), ways)
     _print(ways, resample(rows, list(rows.scores), rounds=ROUNDS, seed=0), dim)
 
@@ -79,9 +81,9 @@ def _served(plan: Plan, precision: str, dimensions: int) -> Served:
     runner.run(own, ["publication"])
     receipt = own.dataset("publication")
     return Served(
-        name=f"{precision}, {dimensions} numbers",
-        bytes_per_item=receipt.details["online_bytes_per_key"]["item"],
-        codec=Codec.open(receipt.folder),
+        name=f"{precision}, {f'{dimensions} components' if dimensions else 'whole'}",
+        bytes_per_item=receipt.details["bytes_per_key"]["item"],
+        codec=open_codec(receipt.folder),
     )
 
 
@@ -131,7 +133,7 @@ def _through(codec: Codec, vectors: SemanticVectors) -> SemanticVectors:
 
 
 def _coded(codec: Codec, table: VectorTable) -> VectorTable:
-    return replace(table, vectors_ND=codec.decode(codec.encode(np.asarray(table.vectors_ND))))
+    return replace(table, vectors_ND=codec.decode(codec.encode(np.asarray(table.vectors_ND)).payload_NB))
 
 
 def _print(ways: list[Served], resampled: Resampled, dim: int) -> None:
