@@ -80,6 +80,11 @@ def parse_url(url: str) -> Redis:
     wanted = "wanted redis://[user:password@]host:port/database, or rediss:// for TLS"
     try:
         parts = urlsplit(url)
+    except ValueError as error:
+        raise UsageError(
+            f"REDIS_URL cannot be taken apart; {wanted}; write [ ] / @ : in a password as %5B %5D %2F %40 %3A"
+        ) from error
+    try:
         port, database = parts.port or 6379, int(parts.path.strip("/") or 0)
     except ValueError as error:
         raise UsageError(f"REDIS_URL has a port or database that is no number; {wanted}") from error
@@ -137,10 +142,10 @@ def _refuse_uncarried(*secrets: str) -> None:
                 " Feast cannot carry; set another one"
             )
         try:
-            is_changed = str(json.loads(secret)) != secret
+            read = json.loads(secret)
         except ValueError:
             continue
-        if is_changed:
+        if type(read) is not int or str(read) != secret:
             raise UsageError(
                 "the user or password in REDIS_URL reads as a JSON value (such as 1e5, true or []), which Feast takes"
                 " for something else; set another one"

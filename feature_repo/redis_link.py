@@ -237,6 +237,9 @@ def _connected(redis: Redis) -> socket.socket:
         if redis.cert_file:
             context.load_cert_chain(redis.cert_file, redis.key_file or None)
         return context.wrap_socket(plain, server_hostname=redis.host)
+    except TimeoutError as error:
+        plain.close()
+        raise ssl.SSLError(f"no answer to it within {CONNECT_SECONDS:.0f} s") from error
     except BaseException:
         plain.close()
         raise
@@ -250,7 +253,7 @@ def _unreached(redis: Redis, error: OSError) -> str:
         )
     if isinstance(error, ssl.SSLError):
         return (
-            f"Redis at {redis.shown} does not complete a TLS handshake: {error.reason or error}; where it speaks no TLS"
+            f"Redis at {redis.shown} does not complete a TLS handshake: {error}; where it speaks no TLS"
             " use redis://, where it wants a client's certificate set REDIS_CERT_FILE and REDIS_KEY_FILE"
         )
     return (
