@@ -97,7 +97,7 @@ def _own_texts(paths: list[Path], person: Person) -> set[str]:
     theirs: set[str] = set()
     for path in paths:
         for batch in rows_of(path, person, ("context",)):
-            theirs |= set(_values(batch))
+            theirs |= set(_values(batch).to_pylist())
     for path in paths if theirs else ():
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(columns=["user_id", "context"]):

@@ -92,10 +92,17 @@ def _lines(file: BinaryIO) -> Iterator[bytes]:
         yield from line.splitlines(keepends=True) if b"\r" in line else (line,)
 
 
+def _ends_in_carriage_returns(file: BinaryIO) -> bool:
+    r"""Whether the first line ends in \r alone, which the reader then takes for the end of every line."""
+    first = file.readline()
+    file.seek(0)
+    return b"\r" in first.removesuffix(b"\n").removesuffix(b"\r")
+
+
 def _records(file: BinaryIO, layout: Layout) -> Iterator[tuple[bytes, list[bytes] | None]]:
     """Lines, those inside quotes held together, each with its fields; None behind a quote that never closes."""
     held = b""
-    for line in _lines(file):
+    for line in _lines(file) if _ends_in_carriage_returns(file) else file:
         held += line
         fields = _split(held, layout)
         if fields is not None:
