@@ -15,8 +15,6 @@ is left out, which is said.
 """
 
 import argparse
-import contextlib
-import io
 import shutil
 import statistics
 import struct
@@ -33,14 +31,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from peers.feast_store import open_feast, quietly
 
-from feature_repo.definitions import ITEM_KEY, ViewPlan, entities, feast_type
+from feature_repo.definitions import ITEM_KEY, ViewPlan
 from feature_repo.feast_format import field_name, key_head, time_field, vector_head
 from feature_repo.online import write_rows
 from feature_repo.redis_address import Redis, RedisKind, connect
 from feature_repo.redis_link import link
 from feature_repo.redis_server import running_redis
-from feature_repo.store import quiet_feast, require_feast
 from feature_repo.vector_codec import Codec, Precision
 from pipeline import schemas
 
@@ -52,14 +50,6 @@ WANTED = {"feast materialize, default store": 20.0, "feast write_to_online_store
 WANTED_SHARE = 0.7
 OURS = "ours"
 HSET = "redis-benchmark HSET"
-YAML = """\
-project: {project}
-provider: local
-registry: {{registry_type: sql, path: "sqlite:///{folder}/registry.db"}}
-offline_store: {{type: {offline}}}
-online_store: {{type: redis, skip_dedup: true, connection_string: "{address}"}}
-entity_key_serialization_version: 3
-"""
 VIEW = ViewPlan(
     name="item_vectors_5eed0001_eeeeeeee",
     key=ITEM_KEY,
@@ -157,48 +147,15 @@ def write_files(folder: Path, redis: Redis) -> None:
 
 def feast_peers(folder: Path, redis: Redis, given: argparse.Namespace) -> dict[str, Callable[[], Any]]:
     """Feast's three ways, each with a registry of its own that is applied before anything is timed."""
-    require_feast()
-    frame = pq.read_table(folder / "small" / "offline.parquet").to_pandas()
-    default, duckdb = (open_feast(folder, redis, offline) for offline in ("file", "duckdb"))
+    offline = folder / "small" / "offline.parquet"
+    frame = pq.read_table(offline).to_pandas()
+    default, duckdb = (open_feast(folder / kind, redis, PROJECT, kind, (VIEW, offline)) for kind in ("file", "duckdb"))
     span = (AT - timedelta(days=1), AT + timedelta(days=1))
     return {
         "feast materialize, default store": quietly(lambda: default.materialize(*span)),
         "feast materialize, DuckDB": quietly(lambda: duckdb.materialize(*span)),
         "feast write_to_online_store": quietly(lambda: duckdb.write_to_online_store(VIEW.name, df=frame)),
     }
-
-
-def open_feast(folder: Path, redis: Redis, offline: str) -> Any:
-    """A Feast repository with the view applied."""
-    from feast import FeatureStore, FeatureView, Field, FileSource
-
-    home = folder / offline
-    home.mkdir()
-    text = YAML.format(project=PROJECT, folder=home, offline=offline, address=redis.connection_string)
-    (home / "feature_store.yaml").write_text(text, encoding="utf-8")
-    store = FeatureStore(repo_path=str(home))
-    source = FileSource(
-        path=str(folder / "small" / "offline.parquet"),
-        timestamp_field="event_timestamp",
-        created_timestamp_column="created",
-    )
-    fields = [Field(name=field.name, dtype=feast_type(field.type)) for field in (VIEW.key, *VIEW.features)]
-    with quiet_feast():
-        items = next(entity for entity in entities() if entity.join_key == VIEW.key.name)
-        view = FeatureView(name=VIEW.name, entities=[items], schema=fields, source=source, ttl=timedelta(0))
-        store.apply([items, view])
-        store.refresh_registry()
-    return store
-
-
-def quietly(work: Callable[[], Any]) -> Callable[[], None]:
-    """Without Feast's warnings and progress bars."""
-
-    def run() -> None:
-        with quiet_feast(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            work()
-
-    return run
 
 
 def redis_py(folder: Path, redis: Redis) -> Callable[[], None]:
