@@ -168,7 +168,8 @@ class RedisLink:
                     self._receive_now(received)
             except OSError as error:
                 # What the server said before it hung up explains more than the broken pipe does.
-                self._receive_now(received)
+                while self._receive_now(received):
+                    pass
                 raise self._gone(error) from error
 
     def _receive(self, received: bytearray) -> None:
