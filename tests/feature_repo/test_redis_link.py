@@ -1,4 +1,4 @@
-"""A link neither waits forever nor loses count, however replies are cut, whatever is refused, whenever a server dies."""
+"""A link neither waits forever nor loses count, however replies are cut, whatever is refused, whenever it dies."""
 
 import os
 import signal
