@@ -283,6 +283,14 @@ def test_a_publication_reads_as_feast_reads_it(published: Any, build: ModuleType
             service = store.get_feature_service("ctr")
             rows = [{"item_id": each, "user_id": users[row % 12]} for row, each in enumerate(ids)]
             answer = store.get_online_features(features=service, entity_rows=rows, full_feature_names=True).to_dict()
+    offline = PublishedVectors(world.workspace.root)
+    for entity, asked, (online_ND, found_N) in (
+        ("user", users, (users_ND, has_user_N)),
+        ("item", ids, (items_ND, has_item_N)),
+    ):
+        offline_ND, known_N = offline(lookup.pointer, entity, asked)
+        assert np.array_equal(known_N, found_N)
+        assert np.array_equal(offline_ND, online_ND), "offline = online, of users the latest"
     theirs = answer["item_vectors__vector"]
     assert has_item_N.tolist() == [vector is not None for vector in theirs]
     assert items_ND[has_item_N].tolist() == [vector for vector in theirs if vector is not None]

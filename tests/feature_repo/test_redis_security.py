@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +15,7 @@ import pytest
 from tls_tunnel import Certificates, listening_redis, make_certificates, tunnel
 
 from feature_repo.definitions import item_plans
+from feature_repo.lookup import vector_lookup
 from feature_repo.online import delete_fields, differing_keys, write_rows
 from feature_repo.redis_address import Redis, connect, parse_url
 from feature_repo.redis_link import link, reached
@@ -125,6 +127,20 @@ def test_feasts_own_client_reads_over_tls(trusted: Redis, tmp_path: Path):
     told = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
     assert told
     assert not any(PASSWORD.encode() in text or QUOTED.encode() in text for text in told)
+
+
+@pytest.mark.feast
+@pytest.mark.slow
+def test_a_whole_publication_leaves_no_secret_behind(
+    trusted: Redis, world: Any, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+):
+    world.publish()
+    with vector_lookup(world.workspace.root) as lookup:
+        assert lookup.lookup_both(["u001"], ["i001", "nobody"])[1][1].tolist() == [True, False]
+    told = [path.read_bytes() for path in world.workspace.root.rglob("*") if path.is_file()]
+    told += [text.encode() for text in (*capfd.readouterr(), caplog.text)]
+    assert not any(secret.encode() in text for text in told for secret in (PASSWORD, QUOTED))
+    assert any(b"MSD_REDIS_PASSWORD" in text for text in told), "named, for other Feast clients"
 
 
 @pytest.mark.parametrize(
