@@ -78,32 +78,46 @@ class Layout:
         return sums_BD.index_add_(0, self.text_S, states_SD) / self.lengths_B.unsqueeze(1)
 
 
-def rotate(x_SHP: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotary positions in the halves' layout of Llama.
+@dataclass(frozen=True, kw_only=True)
+class Rotation:
+    """Rotary positions of a batch's tokens as complex numbers [S, 1, P/2]; a head's two halves are its parts."""
 
-    Args:
-        x_SHP: queries or keys.
-        angles: cosine and sine [S, 1, P].
+    queries_S1R: Tensor
+    """Times the scale of the scores."""
+    keys_S1R: Tensor
+
+    def of_queries(self, query_SHP: Tensor, rows_Q: Tensor | None) -> Tensor:
+        """Scaled queries, of all tokens or of those of rows_Q."""
+        return _rotated(query_SHP, self.queries_S1R if rows_Q is None else self.queries_S1R[rows_Q])
+
+    def of_keys(self, key_SGP: Tensor) -> Tensor:
+        """Keys of all tokens."""
+        return _rotated(key_SGP, self.keys_S1R)
+
+
+def interleaved(x_IA: Tensor, head_dim: int) -> Tensor:
+    """Rows of a projection to heads, the two halves of each head woven into pairs.
+
+    Queries and keys woven alike have the scores they had, and a pair is turned by one complex product: half the passes
+    over memory of the sum of two products.
     """
-    cosine_S1P, sine_S1P = angles
-    half = x_SHP.shape[-1] // 2
-    rotated_SHP = x_SHP * cosine_S1P
-    rotated_SHP[..., :half].addcmul_(x_SHP[..., half:], sine_S1P[..., :half], value=-1)
-    rotated_SHP[..., half:].addcmul_(x_SHP[..., :half], sine_S1P[..., half:])
-    return rotated_SHP
+    halves = x_IA.view(-1, 2, head_dim // 2, *x_IA.shape[1:])
+    return halves.transpose(1, 2).reshape(x_IA.shape)
 
 
-def attend(
-    query_QHP: Tensor, keys_values: tuple[Tensor, Tensor], layout: Layout, prefix: KeysValues | None, scale: float
-) -> Tensor:
+def _rotated(x_SHP: Tensor, angle_S1R: Tensor) -> Tensor:
+    turned_SHR = torch.view_as_complex(x_SHP.float().unflatten(2, (-1, 2))) * angle_S1R  # type: ignore[no-untyped-call]
+    return torch.view_as_real(turned_SHR).flatten(2).to(x_SHP.dtype)
+
+
+def attend(query_QHP: Tensor, keys_values: tuple[Tensor, Tensor], layout: Layout, prefix: KeysValues | None) -> Tensor:
     """What each query reads [Q, D].
 
     Args:
-        query_QHP: of all tokens, or of the last token of each text.
+        query_QHP: scaled, of all tokens, or of the last token of each text.
         keys_values: key_SGP and value_SGP of all tokens.
         layout: of the texts.
         prefix: that every text stands behind.
-        scale: of the scores.
     """
     key_SGP, value_SGP = keys_values
     of_last = len(query_QHP) == len(layout.lengths_B) < len(key_SGP)
@@ -113,7 +127,7 @@ def attend(
         query_BQHP = query_QHP[queried].view(span.num_texts, -1, *query_QHP.shape[1:])
         key_BGKP = _behind(None if prefix is None else prefix[0], key_SGP[span.tokens], span.num_texts)
         value_BGKP = _behind(None if prefix is None else prefix[1], value_SGP[span.tokens], span.num_texts)
-        read.append(_read(query_BQHP, key_BGKP, value_BGKP, scale))
+        read.append(_read(query_BQHP, key_BGKP, value_BGKP))
         first_text += span.num_texts
     return read[0] if len(read) == 1 else torch.cat(read)
 
@@ -126,25 +140,25 @@ def _behind(prefix_GCP: Tensor | None, own_SGP: Tensor, num_texts: int) -> Tenso
     return torch.cat([prefix_GCP.expand(num_texts, -1, -1, -1), own_BGTP], dim=2)
 
 
-def _read(query_BQHP: Tensor, key_BGKP: Tensor, value_BGKP: Tensor, scale: float) -> Tensor:
+def _read(query_BQHP: Tensor, key_BGKP: Tensor, value_BGKP: Tensor) -> Tensor:
     """Each query sees the keys up to its own place, the last query all of them; [B·Q, D]."""
-    num_texts, num_queries = query_BQHP.shape[:2]
+    num_texts, num_queries, num_heads, head_dim = query_BQHP.shape
     num_groups, num_keys = key_BGKP.shape[1:3]
     if num_keys >= FUSED_TOKENS:
-        return _read_fused(query_BQHP, key_BGKP, value_BGKP, scale)
-    query_BQGNP = query_BQHP.view(num_texts, num_queries, num_groups, -1, query_BQHP.shape[3])
-    query_BGNQP = query_BQGNP.permute(0, 2, 3, 1, 4)
-    scaled_BGNQP = torch.mul(query_BGNQP, scale, out=query_BGNQP.new_empty(query_BGNQP.shape))
-    scaled = scaled_BGNQP.view(num_texts * num_groups, -1, query_BQHP.shape[3])
-    scores = torch.bmm(scaled, key_BGKP.flatten(0, 1).transpose(1, 2)).view(-1, num_queries, num_keys)
+        return _read_fused(query_BQHP, key_BGKP, value_BGKP)
+    query_BGNQP = query_BQHP.view(num_texts, num_queries, num_groups, -1, head_dim).permute(0, 2, 3, 1, 4)
+    query = query_BGNQP.reshape(num_texts * num_groups, -1, head_dim)
+    scores = torch.bmm(query, key_BGKP.flatten(0, 1).transpose(1, 2)).view(-1, num_queries, num_keys)
     if num_queries > 1:
         scores += _hidden(num_queries, num_keys, scores)
-    weights = scores.softmax(dim=-1).view(num_texts * num_groups, -1, num_keys)
-    read_BGNQP = torch.bmm(weights, value_BGKP.flatten(0, 1)).view(scaled_BGNQP.shape)
-    return read_BGNQP.permute(0, 3, 1, 2, 4).reshape(num_texts * num_queries, -1)
+    # torch's softmax over bfloat16 takes three times as long as the one over float32 and its rounding together.
+    weights = scores.softmax(dim=-1, dtype=torch.float32).to(scores.dtype)
+    read = torch.bmm(weights.view(num_texts * num_groups, -1, num_keys), value_BGKP.flatten(0, 1))
+    read_BGNQP = read.view(num_texts, num_groups, -1, num_queries, head_dim)
+    return read_BGNQP.permute(0, 3, 1, 2, 4).reshape(num_texts * num_queries, num_heads * head_dim)
 
 
-def _read_fused(query_BQHP: Tensor, key_BGKP: Tensor, value_BGKP: Tensor, scale: float) -> Tensor:
+def _read_fused(query_BQHP: Tensor, key_BGKP: Tensor, value_BGKP: Tensor) -> Tensor:
     num_queries, num_keys = query_BQHP.shape[1], key_BGKP.shape[2]
     repeats = query_BQHP.shape[2] // key_BGKP.shape[1]
     read_BHQP = torch.nn.functional.scaled_dot_product_attention(
@@ -152,9 +166,9 @@ def _read_fused(query_BQHP: Tensor, key_BGKP: Tensor, value_BGKP: Tensor, scale:
         key_BGKP.repeat_interleave(repeats, dim=1),
         value_BGKP.repeat_interleave(repeats, dim=1),
         attn_mask=_hidden(num_queries, num_keys, query_BQHP),
-        scale=scale,
+        scale=1.0,
     )
-    return read_BHQP.transpose(1, 2).reshape(-1, query_BQHP.shape[2] * query_BQHP.shape[3])
+    return read_BHQP.transpose(1, 2).flatten(2).flatten(0, 1)
 
 
 def _hidden(num_queries: int, num_keys: int, like: Tensor) -> Tensor:

@@ -1,11 +1,10 @@
 """Matrix products of a packed model, the elementwise work that follows them done on the way out where it can be.
 
-On a CPU oneDNN takes weights in the layout its kernels read and applies the gate, the product with it or the residual
-to a tile of the result while that lies in a register: three passes over memory fewer a layer.
+On a CPU oneDNN takes weights in the layout its kernels read and applies the gate and the product with it to a tile of
+the result while that lies in a register: two passes over memory fewer a layer.
 """
 
-from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +13,9 @@ from torch import Tensor, nn
 
 ROWS_HINT = 512
 """Tokens oneDNN chooses its layout for; it takes any number."""
+
+Weights = tuple[Tensor, Tensor | None]
+"""weight_OI and bias_O."""
 
 
 class Projection(Protocol):
@@ -28,22 +30,32 @@ class Projection(Protocol):
     def times(self, x_SI: Tensor, factor_SO: Tensor) -> Tensor:
         """The product times factor_SO."""
 
-    def plus(self, x_SI: Tensor, residual_SO: Tensor) -> Tensor:
-        """The product plus residual_SO."""
+
+def weights_of(linear: nn.Linear, norm: Any = None) -> Weights:
+    """Of a layer of torch, times those of the RMSNorm before it where there is one."""
+    weight_OI = linear.weight.detach()
+    if norm is not None:
+        weight_OI = (weight_OI.float() * norm.weight.detach().float()).to(weight_OI.dtype)
+    return weight_OI, None if linear.bias is None else linear.bias.detach()
 
 
-def project(parts: Sequence[nn.Linear], dtype: torch.dtype) -> Projection:
-    """The fastest form on this device of linear layers with one input, their outputs side by side.
+def side_by_side(one: Weights, other: Weights) -> Weights:
+    """One product for two of the same input, the outputs of `one` first; both have a bias or neither has."""
+    bias_O = None if one[1] is None or other[1] is None else torch.cat([one[1], other[1]])
+    return torch.cat([one[0], other[0]]), bias_O
+
+
+def project(weights: Weights, dtype: torch.dtype) -> Projection:
+    """The fastest form of the product on this device.
 
     Args:
-        parts: on their device, in the dtype of the states around them.
+        weights: on their device, in the dtype of the states around them.
         dtype: of the multiplication: that of the states, or int8 on a CPU.
     """
-    weight_OI = torch.cat([part.weight.detach() for part in parts])
-    bias_O = None if parts[0].bias is None else torch.cat([part.bias.detach() for part in parts])
+    weight_OI, bias_O = weights
     if dtype == torch.int8:
         return Int8Projection(weight_OI, bias_O)
-    if weight_OI.device.type == "cpu" and torch._C._has_mkldnn:
+    if weight_OI.device.type == "cpu" and _has_onednn(weight_OI.dtype):
         return OneDnnProjection(weight_OI, bias_O)
     return PlainProjection(weight_OI, bias_O)
 
@@ -67,10 +79,6 @@ class PlainProjection:
         """The product times factor_SO."""
         return self(x_SI).mul_(factor_SO)
 
-    def plus(self, x_SI: Tensor, residual_SO: Tensor) -> Tensor:
-        """The product plus residual_SO."""
-        return self(x_SI).add_(residual_SO)
-
 
 class OneDnnProjection:
     """oneDNN's linear, weights laid out once; the operators torch.compile itself calls on a CPU."""
@@ -92,10 +100,6 @@ class OneDnnProjection:
         """The product times factor_SO."""
         return torch.ops.mkldnn._linear_pointwise.binary(x_SI, factor_SO, self.weight, self.bias_O, "mul")
 
-    def plus(self, x_SI: Tensor, residual_SO: Tensor) -> Tensor:
-        """The product plus residual_SO."""
-        return torch.ops.mkldnn._linear_pointwise.binary(x_SI, residual_SO, self.weight, self.bias_O, "add")
-
 
 class Int8Projection(PlainProjection):
     """Eight-bit weights, one scale an output, times eight-bit activations, one scale a token, summed in 32 bits."""
@@ -113,3 +117,12 @@ class Int8Projection(PlainProjection):
         rounded_SI = (x_SI / scale_S1).round_().to(torch.int8)
         product_SO = torch._int_mm(rounded_SI, self.weight_IO).float().mul_(scale_S1).mul_(self.scale_O)
         return (product_SO if self.bias_O is None else product_SO.add_(self.bias_O)).to(x_SI.dtype)
+
+
+def _has_onednn(dtype: torch.dtype) -> bool:
+    """Whether oneDNN is there and this processor has the instructions it wants."""
+    if dtype == torch.bfloat16:
+        return torch._C._has_mkldnn and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    if dtype == torch.float16:
+        return torch._C._has_mkldnn and bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
+    return torch._C._has_mkldnn
