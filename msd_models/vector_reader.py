@@ -6,6 +6,7 @@ small ones; a killed run loses that much at most.
 """
 
 import json
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -15,6 +16,7 @@ import pyarrow as pa
 
 from msd_models.behaviours import Behaviours
 from msd_models.encoders import TextEncoder, make_encoder
+from msd_models.pace import Pace, weights_bytes
 from msd_models.vector_texts import Read, content_of
 from pipeline.config import Vectors
 from pipeline.kept_vectors import KeptVectors
@@ -98,7 +100,20 @@ def with_vectors(batches: Iterator[tuple[pa.RecordBatch, Sequence[Read]]], readi
             yield from reader.completed(held)
     finally:
         if reader is not None:
-            reader.encoder.close()
+            reader.close()
+
+
+def read_with(encoder: TextEncoder, reads: Sequence[Read], *, keep_end: bool, pace: Pace) -> np.ndarray:
+    """Vectors [N, D] in float32 of texts or of behaviours; says how long it took."""
+    if not reads:
+        return np.zeros((0, encoder.dimension), dtype=np.float32)
+    started, tokens = time.monotonic(), encoder.tokens_read
+    histories = [read for read in reads if isinstance(read, Behaviours)]
+    texts = [read for read in reads if isinstance(read, str)]
+    assert not (texts and histories), "a stage reads texts or behaviours, not both"
+    vectors_ND = encoder.encode_histories(histories) if histories else encoder.encode(texts, keep_end=keep_end)
+    pace.add(encoder.tokens_read - tokens, time.monotonic() - started)
+    return vectors_ND
 
 
 class _Reader:
@@ -106,6 +121,13 @@ class _Reader:
         self.reading = reading
         self.encoder = reading.encoder()
         self.store = reading.store(self.encoder)
+        self.pace = Pace(weights_bytes=weights_bytes(reading.config, reading.student))
+
+    def close(self) -> None:
+        """Frees the model and notes how fast it was."""
+        self.encoder.close()
+        if self.reading.kept is not None:
+            self.pace.note(self.reading.kept, self.encoder.space_id)
 
     def looked_up(self, rows: pa.RecordBatch, reads: Sequence[Read]) -> _Held:
         """The batch with what is kept of it."""
@@ -139,7 +161,8 @@ class _Reader:
         missing = [batch.keys_U[batch.missing_M] for batch in held]
         reads = [batch.reads[row] for batch in held for row in batch.first_U[batch.missing_M]]
         keys_M, first_M = np.unique(np.concatenate(missing), return_index=True)
-        vectors_MD = self._encode([reads[place] for place in first_M])
+        chosen, tokens = [reads[place] for place in first_M], self.encoder.tokens_read
+        vectors_MD = read_with(self.encoder, chosen, keep_end=self.reading.keep_end, pace=self.pace)
         if self.store is not None:
             vectors_MD = self.store.add(keys_M, vectors_MD)
         start = 0
@@ -147,15 +170,7 @@ class _Reader:
             batch.vectors_UD[batch.missing_M] = vectors_MD[np.searchsorted(keys_M, keys)]
             batch.facts["texts_read"] = int(((first_M >= start) & (first_M < start + len(keys))).sum())
             start += len(keys)
-
-    def _encode(self, reads: Sequence[Read]) -> np.ndarray:
-        if not reads:
-            return np.zeros((0, self.encoder.dimension), dtype=np.float32)
-        histories = [read for read in reads if isinstance(read, Behaviours)]
-        if histories:
-            assert len(histories) == len(reads), "a stage reads texts or behaviours, not both"
-            return self.encoder.encode_histories(histories)
-        return self.encoder.encode([read for read in reads if isinstance(read, str)], keep_end=self.reading.keep_end)
+        held[0].facts["tokens_read"] = self.encoder.tokens_read - tokens
 
     def _columns(self, batch: _Held) -> dict[str, pa.Array]:
         vectors_ND = batch.vectors_UD[batch.text_N]

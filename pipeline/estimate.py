@@ -13,13 +13,13 @@ class Estimate:
     rows: int
     """Of the first input."""
     rows_left: int
-    """To be made by the model: neither in the content store nor a near-duplicate of one that is."""
+    """To be made by the model: neither kept from an earlier run nor the same as another row that is."""
     prompt_tokens: int
     output_tokens: int
     seconds: float | None
     """None where this machine's throughput is not known yet."""
     bytes: int | None = None
-    """Of the online store; None where none are written."""
+    """Of the values: a publication's in the online store, a table of vectors' own; None where nobody has asked."""
     notes: tuple[str, ...] = ()
     """How each figure came about."""
 
@@ -35,8 +35,11 @@ def check_budget(job: Job) -> None:
     Raises:
         StageError: over max_tokens or max_seconds.
     """
-    max_tokens, max_seconds = (getattr(job.config, name, 0) for name in ("max_tokens", "max_seconds"))
-    if job.stage.planner is None or not (max_tokens or max_seconds):
+    # Settings without max_seconds set no limits: their max_tokens is a text's length.
+    if job.stage.planner is None or not hasattr(job.config, "max_seconds"):
+        return
+    max_tokens, max_seconds = job.config.max_tokens, job.config.max_seconds
+    if not (max_tokens or max_seconds):
         return
     estimate: Estimate = load(job.stage.planner)(job, measure=bool(max_seconds))
     name = job.stage.name

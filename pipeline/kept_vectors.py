@@ -44,10 +44,10 @@ class KeptVectors:
         """Keeps a fact about the work itself, the latest one winning."""
         write_atomically(self.root / f"{name}.json", json.dumps(value).encode())
 
-    def noted(self, name: str) -> dict[str, Any] | None:
-        """What `note` kept."""
-        path = self.root / f"{name}.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    def all_noted(self, name: str) -> dict[str, dict[str, Any]]:
+        """What `note` kept as `<space_id>/<name>`, by that name."""
+        found = sorted(self.root.glob(f"*/{name}.json"))
+        return {f"{path.parent.name}/{name}": json.loads(path.read_text(encoding="utf-8")) for path in found}
 
     def close(self) -> None:
         """Lets go of the files."""

@@ -204,6 +204,7 @@ STAGES: tuple[Stage, ...] = (
         maker="msd_models.embed:embed_items",
         config=config.Vectors,
         schema=schemas.ITEM_VECTORS,
+        planner="msd_models.vectors_plan:estimate",
     ),
     Stage(
         name="user_vectors",
@@ -213,6 +214,7 @@ STAGES: tuple[Stage, ...] = (
         maker="msd_models.embed:embed_users",
         config=config.Vectors,
         schema=schemas.USER_VECTORS,
+        planner="msd_models.vectors_plan:estimate",
     ),
     Stage(
         name="context_vectors",
@@ -222,6 +224,7 @@ STAGES: tuple[Stage, ...] = (
         maker="msd_models.embed:embed_contexts",
         config=config.Vectors,
         schema=schemas.CONTEXT_VECTORS,
+        planner="msd_models.vectors_plan:estimate",
     ),
     Stage(
         name="item_text_vectors",
@@ -231,6 +234,7 @@ STAGES: tuple[Stage, ...] = (
         maker="msd_models.embed:embed_items",
         config=config.TextVectors,
         schema=schemas.ITEM_VECTORS,
+        planner="msd_models.vectors_plan:estimate",
     ),
     Stage(
         name="user_text_vectors",
@@ -240,6 +244,7 @@ STAGES: tuple[Stage, ...] = (
         maker="msd_models.embed:embed_users",
         config=config.TextVectors,
         schema=schemas.USER_VECTORS,
+        planner="msd_models.vectors_plan:estimate",
     ),
     Stage(
         name="context_text_vectors",
@@ -249,6 +254,7 @@ STAGES: tuple[Stage, ...] = (
         maker="msd_models.embed:embed_contexts",
         config=config.TextVectors,
         schema=schemas.CONTEXT_VECTORS,
+        planner="msd_models.vectors_plan:estimate",
     ),
     Stage(
         name="item_features",
@@ -332,6 +338,7 @@ STAGES: tuple[Stage, ...] = (
         maker="msd_models.tuned_vectors:embed_items",
         config=config.TunedVectors,
         schema=schemas.ITEM_VECTORS,
+        planner="msd_models.vectors_plan:estimate",
     ),
     Stage(
         name="tuned_user_vectors",
@@ -341,6 +348,7 @@ STAGES: tuple[Stage, ...] = (
         maker="msd_models.tuned_vectors:embed_users",
         config=config.TunedVectors,
         schema=schemas.USER_VECTORS,
+        planner="msd_models.vectors_plan:estimate",
     ),
     Stage(
         name="tuned_context_vectors",
@@ -350,6 +358,7 @@ STAGES: tuple[Stage, ...] = (
         maker="msd_models.tuned_vectors:embed_contexts",
         config=config.TunedVectors,
         schema=schemas.CONTEXT_VECTORS,
+        planner="msd_models.vectors_plan:estimate",
     ),
     Stage(
         name="tuned_item_features",

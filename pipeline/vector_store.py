@@ -92,6 +92,14 @@ class VectorStore:
             found.is_found_N[places] = True
         return found
 
+    def holds(self, keys: np.ndarray) -> np.ndarray:
+        """Which of the keys are there; reads no vector."""
+        self.refresh()
+        is_there_N = np.zeros(len(keys), dtype=bool)
+        for segment in self.segments.values():
+            is_there_N[segment.search(keys)[0]] = True
+        return is_there_N
+
     def add(self, keys: np.ndarray, vectors_ND: np.ndarray) -> np.ndarray:
         """Keeps vectors; returns them as everybody finds them from now on.
 

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 
 from msd_models.embed import embed_items, embed_users
+from msd_models.encoders import make_encoder
 from msd_models.vector_reader import Reading
 from msd_models.vector_texts import UserReads, content_of, history_text, item_texts
 from pipeline import schemas
@@ -38,7 +39,11 @@ def headless(student, tmp_path_factory):
 
 def facts_of(batches):
     counted = [json.loads(batch.schema.metadata[b"facts"]) for batch in batches]
-    return {name: sum(facts[name] for facts in counted) for name in counted[0]}
+    return {name: sum(facts[name] for facts in counted) for name in ("texts", "texts_read")}
+
+
+def tokens_of(batches):
+    return sum(json.loads(batch.schema.metadata[b"facts"]).get("tokens_read", 0) for batch in batches)
 
 
 def vectors_of(batches):
@@ -63,6 +68,10 @@ def test_two_changed_items_are_two_texts_read_and_the_rest_is_the_same_bytes(stu
     other = changed(items, save, {"i3": "gliders of tomorrow", "i40": "drums, drums"})
     again = list(embed_items(other.batches(8), CONFIG, item_stats, student, kept))
     assert facts_of(again)["texts_read"] == 2
+    counted = make_encoder(CONFIG, student).count_tokens(
+        ["gliders of tomorrow", "drums, drums\ncolour: blue"], keep_end=False
+    )
+    assert tokens_of(again) == sum(counted)
     differing = [n for n, (a, b) in enumerate(zip(vectors_of(first), vectors_of(again), strict=True)) if a != b]
     assert differing == [3, 40]
     back = list(embed_items(items.batches(16), CONFIG, item_stats, student, kept))
