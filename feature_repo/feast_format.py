@@ -61,6 +61,7 @@ def key_head(key_name: str) -> bytes:
 
 def key_piece(key_name: str, ids: pa.Array) -> Piece:
     """The keys of a column of ids, without the project that ends them."""
+    assert not ids.null_count, "an entity has an id"
     head = key_head(key_name)
     lengths_N, source = strings(ids)
     return Piece(lengths_N, source, lambda length: head + struct.pack("<I", length))

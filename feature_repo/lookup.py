@@ -21,7 +21,7 @@ import numpy.typing as npt
 from feature_repo.definitions import ITEM_KEY, ITEM_VECTORS, USER_KEY, USER_VECTORS, view_name
 from feature_repo.feast_format import field_name
 from feature_repo.pointer import Pointer, basis_key, pointer_key
-from feature_repo.redis_link import RedisLink, link
+from feature_repo.redis_link import TIMEOUT_SECONDS, RedisLink, link
 from feature_repo.redis_server import running_redis
 from feature_repo.registry import check_spaces
 from feature_repo.resp import Reply, command
@@ -42,13 +42,19 @@ _KINDS = {"item": ITEM_VECTORS, "user": USER_VECTORS}
 
 
 @contextmanager
-def vector_lookup(work: Path, space_id: str | None = None, on_miss: OnMiss | None = None) -> "Iterator[VectorLookup]":
+def vector_lookup(
+    work: Path,
+    space_id: str | None = None,
+    on_miss: OnMiss | None = None,
+    timeout_seconds: float = TIMEOUT_SECONDS,
+) -> "Iterator[VectorLookup]":
     """A lookup on the active generation, its Redis running for as long as the block does.
 
     Args:
         work: the work directory, whose own server is used where REDIS_URL is not set.
         space_id: the space wanted; None takes the active generation's.
         on_miss: see VectorLookup.
+        timeout_seconds: how long Redis may be silent; a lookup that failed for it must be opened anew.
 
     Raises:
         StageError: nothing is published.
@@ -57,7 +63,7 @@ def vector_lookup(work: Path, space_id: str | None = None, on_miss: OnMiss | Non
     """
     if not os.environ.get("REDIS_URL") and not (work / "redis").is_dir():
         raise StageError(f"nothing is published in {work}; run: msd run publication")
-    with running_redis(work) as redis, link(redis) as opened:
+    with running_redis(work) as redis, link(redis, timeout_seconds) as opened:
         yield VectorLookup(opened, project_name(), space_id, on_miss)
 
 

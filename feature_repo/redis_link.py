@@ -4,7 +4,8 @@ redis-py packs and parses command by command, which is what a publication and a 
 whole buffers go out and come in. Sending and receiving alternate by readiness, so that neither side ever waits for the
 other with both buffers full, and what is in flight stays bounded by the kernel's buffers.
 
-A link belongs to one thread.
+A link belongs to one thread. A request that is cut short, by a time limit or an exception, leaves answers under way
+that belong to nobody: the link then refuses further use.
 """
 
 import os
@@ -25,13 +26,18 @@ TIMEOUT_SECONDS = 60.0
 _RECEIVE_BYTES = 1 << 18
 _SEND_BYTES = 1 << 20
 _MARK_BYTES = 16
+_LOADING_SECONDS = 0.05
 
 Buffer: TypeAlias = "bytes | bytearray | memoryview"
 
 
 @contextmanager
-def link(redis: Redis) -> "Iterator[RedisLink]":
-    """An authenticated connection to the server's database, closed afterwards.
+def link(redis: Redis, timeout_seconds: float = TIMEOUT_SECONDS) -> "Iterator[RedisLink]":
+    """An authenticated connection to the server's database, closed afterwards; waits while the server loads its data.
+
+    Args:
+        redis: the server.
+        timeout_seconds: how long it may be silent when something is expected of it.
 
     Raises:
         ServiceError: the server does not answer, is not who its certificate should say, or refuses the password.
@@ -41,13 +47,12 @@ def link(redis: Redis) -> "Iterator[RedisLink]":
     except OSError as error:
         raise ServiceError(_unreached(redis, error)) from None
     try:
-        made = RedisLink(connection, redis)
+        made = RedisLink(connection, redis, timeout_seconds)
         if redis.password or redis.username:
             made.ask("AUTH", *([redis.username] if redis.username else []), redis.password)
         if redis.database:
             made.ask("SELECT", redis.database)
-        # Says at once that a password is wanted, or that this user may not even PING, which every fetch does.
-        made.ask("PING")
+        made.greet()
         yield made
     finally:
         connection.close()
@@ -67,12 +72,12 @@ def reached(redis: Redis) -> Redis:
 class RedisLink:
     """A connected socket; see `link`."""
 
-    def __init__(self, connection: socket.socket, redis: Redis) -> None:
+    def __init__(self, connection: socket.socket, redis: Redis, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
         """Takes over a connected socket."""
         connection.setblocking(False)
         self.redis = redis
         self.bytes_sent = 0
-        self._socket = connection
+        self._socket, self._timeout_seconds = connection, timeout_seconds
         self._reading, self._both = select.poll(), select.poll()
         self._reading.register(connection, select.POLLIN)
         self._both.register(connection, select.POLLIN | select.POLLOUT)
@@ -82,6 +87,20 @@ class RedisLink:
         self._replies = bytearray()
         self._outstanding = 0
         self._total = 0
+        self._is_torn = False
+
+    def greet(self) -> None:
+        """Waits until the server has loaded its data.
+
+        Raises:
+            ServiceError: it wants a password, or this user may not even PING, which every fetch does.
+        """
+        deadline = time.monotonic() + self._timeout_seconds
+        reply = self._answer(command("PING"))
+        while isinstance(reply, Refusal) and reply.text.startswith(b"LOADING") and time.monotonic() < deadline:
+            time.sleep(_LOADING_SECONDS)
+            reply = self._answer(command("PING"))
+        self._accepted(reply)
 
     def ask(self, *words: bytes | str | int) -> Reply:
         """One command and its reply.
@@ -90,8 +109,7 @@ class RedisLink:
             ServiceError: the server refuses it, or is gone.
         """
         self.finish()
-        received = self._exchange(command(*words), lambda received: end_of(received) is not None)
-        return self._accepted(parse(received)[0])
+        return self._accepted(self._answer(command(*words)))
 
     def ask_all(self, commands: Sequence[bytes]) -> list[Reply]:
         """Some commands in one round trip; the reply of each.
@@ -117,16 +135,18 @@ class RedisLink:
         Raises:
             ServiceError: the server has refused one of the commands so far, or is gone.
         """
-        self._outstanding += count
-        self._send(commands, self._replies)
-        self._receive_now(self._replies)
-        self._count_replies()
+        with self._undivided():
+            self._outstanding += count
+            self._send(commands, self._replies)
+            self._receive_now(self._replies)
+            self._count_replies()
 
     def finish(self) -> int:
         """Waits for the outstanding answers; returns the sum of all numbers answered since the last time."""
-        while self._outstanding:
-            self._receive(self._replies)
-            self._count_replies()
+        with self._undivided():
+            while self._outstanding:
+                self._receive(self._replies)
+                self._count_replies()
         total, self._total = self._total, 0
         return total
 
@@ -152,10 +172,25 @@ class RedisLink:
 
     def _exchange(self, request: Buffer, is_whole: Callable[[bytearray], bool]) -> bytearray:
         received = bytearray()
-        self._send(request, received)
-        while not is_whole(received):
-            self._receive(received)
+        with self._undivided():
+            self._send(request, received)
+            while not is_whole(received):
+                self._receive(received)
         return received
+
+    def _answer(self, request: bytes) -> Reply:
+        return parse(self._exchange(request, lambda received: end_of(received) is not None))[0]
+
+    @contextmanager
+    def _undivided(self) -> Iterator[None]:
+        """What fails in the block leaves the link torn."""
+        if self._is_torn:
+            raise ServiceError(
+                f"an earlier request to Redis at {self.redis.shown} was cut short on this connection; open a new one"
+            )
+        self._is_torn = True
+        yield
+        self._is_torn = False
 
     def _send(self, payload: Buffer, received: bytearray) -> None:
         left = memoryview(payload).cast("B")
@@ -193,14 +228,13 @@ class RedisLink:
         return True
 
     def _wait(self, poll: "select.poll") -> int:
-        deadline = time.monotonic() + TIMEOUT_SECONDS
-        while time.monotonic() < deadline:
-            ready = poll.poll(TIMEOUT_SECONDS * 1000)
-            if ready:
-                return ready[0][1]
-        raise ServiceError(
-            f"Redis at {self.redis.shown} has not answered for {TIMEOUT_SECONDS:.0f} s; is it overloaded?"
-        )
+        ready = poll.poll(self._timeout_seconds * 1000)
+        if not ready:
+            raise ServiceError(
+                f"Redis at {self.redis.shown} has not answered for {self._timeout_seconds:g} s; see that it is not"
+                " overloaded: redis-cli --latency"
+            )
+        return ready[0][1]
 
     def _count_replies(self) -> None:
         """Adds up the whole answers received so far and keeps the rest."""

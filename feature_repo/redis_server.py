@@ -22,7 +22,7 @@ from typing import TextIO
 
 from feature_repo.redis_address import CONNECT_SECONDS, Redis, RedisKind, parse_url
 from feature_repo.redis_keeper import LOG_FILE, STATE_FILE, USERS_LOCK
-from feature_repo.redis_link import reached
+from feature_repo.redis_link import link, reached
 from feature_repo.store import write_settings
 from pipeline.errors import ServiceError
 from pipeline.progress import note
@@ -51,7 +51,9 @@ def running_redis(work: Path) -> Iterator[Redis]:
     with (folder / USERS_LOCK).open("a+") as users:
         redis = _own_server(folder, users)
         try:
-            yield redis
+            # It may still be loading its data, which a link waits for.
+            with link(redis):
+                yield redis
         finally:
             _leave(folder, users)
 

@@ -1,5 +1,6 @@
 """A link neither waits forever nor loses count, however replies are cut, whatever is refused, whenever it dies."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -137,6 +138,41 @@ def test_a_refusal_before_hanging_up_is_told(pair: tuple[RedisLink, socket.socke
     theirs.shutdown(socket.SHUT_RDWR)
     with pytest.raises(ServiceError, match="protected mode"):
         opened.ask("PING")
+
+
+def test_a_request_cut_short_ends_the_link():
+    """Its answers, which come later, are never taken for those of the next request."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        opened = RedisLink(ours, NOWHERE, timeout_seconds=0.05)
+        with pytest.raises(ServiceError, match="has not answered"):
+            opened.fetch(command("GET", "key"))
+        theirs.sendall(b"$5\r\nstale\r\n" + theirs.recv(1000)[-18:])
+        for use in (lambda: opened.fetch(command("GET", "other")), lambda: opened.ask("PING"), opened.finish):
+            with pytest.raises(ServiceError, match="open a new one"):
+                use()
+
+
+def test_a_server_that_is_loading_is_waited_for():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            accepted, _ = listener.accept()
+            with accepted, contextlib.suppress(OSError):
+                for answer in [b"-LOADING Redis is loading the dataset in memory\r\n"] * 3 + [b"+PONG\r\n"]:
+                    accepted.recv(1000)
+                    accepted.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        loading = Redis(kind=RedisKind.URL, host="127.0.0.1", port=listener.getsockname()[1])
+        with link(loading):
+            thread.join()
+        thread = threading.Thread(target=serve)
+        thread.start()
+        with pytest.raises(ServiceError, match="LOADING"), link(loading, timeout_seconds=0.01):
+            pass
+        thread.join()
 
 
 def test_links_of_two_threads_do_not_meet(server: Redis):

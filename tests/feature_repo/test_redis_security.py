@@ -20,6 +20,7 @@ from feature_repo.online import delete_fields, differing_keys, write_rows
 from feature_repo.redis_address import Redis, connect, parse_url
 from feature_repo.redis_link import link, reached
 from feature_repo.redis_server import find_binary, running_redis
+from feature_repo.resp import command
 from feature_repo.store import quiet_feast, require_feast, write_settings
 from pipeline import schemas
 from pipeline.errors import ServiceError, UsageError
@@ -104,6 +105,14 @@ def test_rows_travel_over_tls(trusted: Redis, tmp_path: Path):
         assert not len(differing_keys(opened, stats, table, None, "rec"))
         assert delete_fields(opened, [stats], table.column("item_id").combine_chunks(), "rec") == 60_000 * 4
     assert not (tmp_path / "redis").exists()
+
+
+def test_neither_side_waits_over_tls(trusted: Redis):
+    with link(trusted) as opened:
+        opened.ask("SET", "large", b"x" * 50_000)
+        received = opened.fetch(command("GET", "large") * 400 + command("ECHO", b"y" * 8_000_000))
+        assert len(received) > 400 * 50_000 + 8_000_000
+        opened.ask("FLUSHDB")
 
 
 @pytest.mark.feast
