@@ -4,7 +4,6 @@ A few hundred keys of each entity are written as they would be, under a project 
 the server is asked for their size: encodings, allocator and version are those of the server that will hold the rest.
 """
 
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ from feature_repo.feast_format import redis_keys
 from feature_repo.online_rows import entities_of, sample_rows
 from feature_repo.redis_address import Redis, connect
 from feature_repo.redis_link import link
-from feature_repo.shard_writer import WriteJob, entity_plans, memory_usage, write_table
+from feature_repo.shard_writer import WriteJob, entity_plans, mean_memory, write_table
 from pipeline.errors import StageError
 
 if TYPE_CHECKING:
@@ -23,8 +22,8 @@ if TYPE_CHECKING:
 
 SAMPLE_KEYS = 300
 _SCRATCH_SECONDS = 60
-_SCRATCH_LETTERS = "!#%&+-./;<=>@^~"
-"""None of them may stand in the name of a Feast project."""
+_SCRATCH_LETTER = "~"
+"""May not stand in the name of a Feast project."""
 MEBIBYTE = 1 << 20
 
 
@@ -50,7 +49,7 @@ def bytes_per_key(redis: Redis, job: WriteJob) -> dict[str, float]:
         redis: the server that is published to.
         job: whose offline files the sampled keys come from.
     """
-    scratch = "".join(random.choices(_SCRATCH_LETTERS, k=len(job.project)))
+    scratch = _SCRATCH_LETTER * len(job.project)
     measured = {}
     with connect(redis) as client, link(redis) as opened:
         for entity in entities_of(job.plans):
@@ -62,7 +61,7 @@ def bytes_per_key(redis: Redis, job: WriteJob) -> dict[str, float]:
             try:
                 write_table(job, rows, opened, scratch)
                 _expire(client, keys)
-                measured[entity] = memory_usage(client, keys) / len(keys)
+                measured[entity] = mean_memory(client, keys)
             finally:
                 client.delete(*keys)
     return measured

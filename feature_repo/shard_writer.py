@@ -146,12 +146,13 @@ def gather(plan: ViewPlan, codec: Codec, numbers: pa.ChunkedArray) -> Encoded:
     return codec.encode(np.ascontiguousarray(vectors_ND[numbers.to_numpy()]))
 
 
-def memory_usage(client: "Client", keys: Sequence[bytes]) -> int:
-    """Bytes some keys take on the server, as it says itself."""
+def mean_memory(client: "Client", keys: Sequence[bytes]) -> float:
+    """Bytes a key takes on the server, as it says itself; of those that are there."""
     with client.pipeline(transaction=False) as pipe:
         for key in keys:
             pipe.memory_usage(key, samples=0)
-        return sum(int(size or 0) for size in pipe.execute())
+        sizes = [size for size in pipe.execute() if size is not None]
+    return float(sum(sizes) / max(len(sizes), 1))
 
 
 def entity_plans(job: WriteJob, entity: str) -> list[ViewPlan]:
