@@ -45,7 +45,7 @@ def count_online(root: Path, user_id: str) -> int:
         ServiceError: Redis cannot be reached.
     """
     with _server(root) as client:
-        return int(client.exists(_key(user_id))) if client is not None else 0
+        return int(bool(client.exists(_key(user_id)))) if client is not None else 0
 
 
 def erase_online(root: Path, user_id: str) -> None:

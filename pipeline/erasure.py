@@ -137,10 +137,9 @@ class Erasure:
         self.listed = write_erased(self.root, self.person.user_id, self.listed)
         last = json.loads(self.receipt.read_text(encoding="utf-8")) if self.receipt.is_file() else {}
         resumed = last if last.get("state") == "begun" else {}
-        facts = {"places": _merged(resumed.get("places", []), before.places)}
-        facts["models"] = sorted({*before.models, *resumed.get("models", [])})
-        before.models = facts["models"]
-        self._write("begun", facts)
+        before.models = sorted({*before.models, *resumed.get("models", [])})
+        places = _merged(resumed.get("places", []), before.places)
+        self._write("begun", {"places": places, "models": before.models})
         return resumed
 
     def _erase_sources_and_stores(self) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
+from small_shop import MADE, Shop, write_shop
 
 
 def run_msd(
@@ -31,3 +32,15 @@ def tiny_world(tmp_path_factory) -> Path:
     ended = run_msd("run", "report", "--source", "tiny-world", "--preset", "tiny-world", work=work)
     assert ended.returncode == 0, ended.stderr
     return work
+
+
+@pytest.fixture(scope="session")
+def shop(tmp_path_factory) -> Shop:
+    """A small shop's flow up to its publication, on a scripted teacher; tests only read it, or copy it."""
+    folder = tmp_path_factory.mktemp("shop") / "made"
+    (folder / "files").mkdir(parents=True)
+    write_shop(folder / "files")
+    made = Shop(folder, run_msd)
+    ended = made.msd("run", *MADE)
+    assert ended.returncode == 0, ended.stderr
+    return made

@@ -15,62 +15,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from small_shop import OWN_QUERY, USERS, write_shop
+from small_shop import OWN_QUERY, USERS
 
-from pipeline.call import plan_of
 from pipeline.dataset_erasure import datasets
 from pipeline.erased import read_erased
-from pipeline.erasure import Erasure
 from pipeline.errors import BusyError
 from pipeline.person import Person
 from pipeline.storage import file_digest, held_by_us
 
 pytestmark = [pytest.mark.spark, pytest.mark.redis, pytest.mark.feast, pytest.mark.slow]
 
-MADE = ("publication", "ctr_records", "context_vectors")
 ERASED, NEIGHBOUR = "ann1", "ann10"
 ODD = 'O"Neil, Ann'
-
-
-class Shop:
-    """A shop's files and the work folder made of them."""
-
-    def __init__(self, folder: Path, run) -> None:
-        self.folder = folder
-        self.work = folder / "work"
-        self.run = run
-
-    def msd(self, *arguments):
-        source, preset = self.folder / "files" / "shop.toml", self.folder / "files" / "tiny.toml"
-        return self.run(*arguments, "--source", str(source), "--preset", str(preset), work=self.work)
-
-    def erase(self, user_id, **options):
-        """In this process: (what was found, what is left)."""
-        source, preset = self.folder / "files" / "shop.toml", self.folder / "files" / "tiny.toml"
-        erasure = Erasure(plan_of(self.work, str(source), str(preset), []), user_id, **options)
-        before = erasure.survey()
-        return before, erasure.run(before)
-
-    def copy(self, folder):
-        shutil.copytree(self.folder, folder)
-        return Shop(folder, self.run)
-
-    def rows(self, name, pattern="**/*.parquet"):
-        """Rows by file, relative to the dataset."""
-        paths = sorted(path for each in datasets(self.work) if each.name == name for path in each.folder.glob(pattern))
-        return {str(path.relative_to(self.work)): pq.read_table(path, partitioning=None).to_pylist() for path in paths}
-
-
-@pytest.fixture(scope="module")
-def shop(tmp_path_factory, msd):
-    """Made once; tests copy it."""
-    folder = tmp_path_factory.mktemp("shop") / "made"
-    (folder / "files").mkdir(parents=True)
-    write_shop(folder / "files")
-    made = Shop(folder, msd)
-    ended = made.msd("run", *MADE)
-    assert ended.returncode == 0, ended.stderr
-    return made
 
 
 @pytest.fixture(scope="module")

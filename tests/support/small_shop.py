@@ -3,7 +3,14 @@
 import csv
 import json
 import random
+import shutil
 from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from pipeline.call import plan_of
+from pipeline.dataset_erasure import datasets
+from pipeline.erasure import Erasure
 
 USERS = ["ann1", "ann10", "ann100", 'O"Neil, Ann', "Zoë Müller", "用户七", *(f"guest-{number}" for number in range(24))]
 WORDS = ("amber", "birch", "cedar", "dune", "ember", "fjord", "grove", "heath")
@@ -41,6 +48,7 @@ max_holdout_rows = 8
 min_effective_rank = 0.0
 max_mean_cosine = 1.0
 """
+MADE = ("publication", "ctr_records", "context_vectors")
 OWN_QUERY = "only ever asked by {user}"
 
 
@@ -78,3 +86,32 @@ def _events(rng: random.Random, part: int) -> list[tuple[object, ...]]:
         query = OWN_QUERY.format(user=user) if row % 9 == 0 else rng.choice(WORDS)
         rows.append((user, f"i{rng.randrange(64)}", 1_700_000_000 + part * 400_000 + row * 1_000, row % 2, query))
     return rows
+
+
+class Shop:
+    """A shop's files and the work folder made of them."""
+
+    def __init__(self, folder: Path, run) -> None:
+        self.folder = folder
+        self.work = folder / "work"
+        self.run = run
+
+    def msd(self, *arguments):
+        source, preset = self.folder / "files" / "shop.toml", self.folder / "files" / "tiny.toml"
+        return self.run(*arguments, "--source", str(source), "--preset", str(preset), work=self.work)
+
+    def erase(self, user_id, **options):
+        """In this process: (what was found, what is left)."""
+        source, preset = self.folder / "files" / "shop.toml", self.folder / "files" / "tiny.toml"
+        erasure = Erasure(plan_of(self.work, str(source), str(preset), []), user_id, **options)
+        before = erasure.survey()
+        return before, erasure.run(before)
+
+    def copy(self, folder):
+        shutil.copytree(self.folder, folder)
+        return Shop(folder, self.run)
+
+    def rows(self, name, pattern="**/*.parquet"):
+        """Rows by file, relative to the dataset."""
+        paths = sorted(path for each in datasets(self.work) if each.name == name for path in each.folder.glob(pattern))
+        return {str(path.relative_to(self.work)): pq.read_table(path, partitioning=None).to_pylist() for path in paths}
