@@ -10,7 +10,9 @@ beside the shard in a hidden file, so that the shard's bytes depend on its rows 
 import inspect
 import json
 import shutil
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,9 @@ from pipeline.rejects import check_rejected_share
 from pipeline.storage import Outcome, conform, write_atomically, write_shard
 from pipeline.workers import make_in_processes
 
+SAVED_AHEAD = 4
+"""Shards that wait to be written."""
+SAVING_THREADS = 2
 FACTS = b"facts"
 MOST_SHARDS = 100_000
 """The names of shards have five digits, and their order is the rows'."""
@@ -89,10 +94,27 @@ def make_missing(job: Job, missing: Sequence[int], *, inbox: str = "") -> Iterat
             arguments["store"] = stack.enter_context(job.open_store(inbox=inbox))
         if _asks_for(job, "kept"):
             arguments["kept"] = stack.enter_context(job.open_kept())
-        for position, made in enumerate(maker(_input_of(job, missing), job.config, **arguments)):
+        made = maker(_input_of(job, missing), job.config, **arguments)
+        # What a maker keeps is on disk before it is yielded: a shard that a kill leaves unwritten costs its writing.
+        yield from _saved(job, missing, made, num_ahead=SAVED_AHEAD if "kept" in arguments else 0)
+
+
+def _saved(job: Job, missing: Sequence[int], made: Iterator[pa.RecordBatch], num_ahead: int) -> Iterator[int]:
+    """Writes shards on threads beside the maker, so many unwritten at most; yields the number of each in its turn."""
+    writing: deque[tuple[int, Future[None]]] = deque()
+    with ThreadPoolExecutor(SAVING_THREADS) as threads:
+        for position, batch in enumerate(made):
             assert position < len(missing), f"{job.stage.name} yielded more batches than it was given"
-            save_shard(job, missing[position], made)
-            yield missing[position]
+            writing.append((missing[position], threads.submit(save_shard, job, missing[position], batch)))
+            while len(writing) > num_ahead:
+                yield _written(*writing.popleft())
+        while writing:
+            yield _written(*writing.popleft())
+
+
+def _written(number: int, writing: Future[None]) -> int:
+    writing.result()
+    return number
 
 
 def asks_for_store(job: Job) -> bool:
