@@ -81,7 +81,7 @@ class ModelProcess:
         lines = [line.strip() for line in self.errors.read().splitlines() if line.strip()]
         named = [line for line in lines if "Error" in line]
         return ServiceError(
-            f"the teacher's process ended with code {code}: {(named or lines or ['no message'])[-1]}; see: msd doctor"
+            f"the model's process ended with code {code}: {(named or lines or ['no message'])[-1]}; see: msd doctor"
         )
 
     def _kill(self) -> None:

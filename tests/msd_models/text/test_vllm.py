@@ -129,7 +129,7 @@ def test_a_model_vllm_cannot_load_ends_in_a_sentence(tmp_path):
     for path in model_folder(SMOLLM2).iterdir():
         if path.suffix != ".safetensors":
             (tmp_path / path.name).write_bytes(path.read_bytes())
-    with pytest.raises(ServiceError, match="teacher's process ended with code"):
+    with pytest.raises(ServiceError, match="model's process ended with code"):
         taught(TEXTS, TeacherOutputs(model=str(tmp_path)), tmp_path / "store")
 
 
