@@ -15,6 +15,7 @@ from pipeline import (
     curve,
     doctor,
     erase_cli,
+    explain_cli,
     gold_cli,
     job,
     publish_cli,
@@ -41,6 +42,7 @@ app = typer.Typer(
 
 app.add_typer(gold_cli.app, name="gold")
 app.add_typer(erase_cli.app, name="erase")
+app.add_typer(explain_cli.app, name="explain")
 app.add_typer(ablation_cli.app)
 
 Stages = Annotated[
