@@ -7,7 +7,6 @@ taken from the kept vectors; the rest is read once, many batches' worth together
 from collections.abc import Iterator
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from msd_models.vector_reader import Reading, with_vectors
 from msd_models.vector_texts import Read, UserReads, item_texts
@@ -33,11 +32,13 @@ def embed_items(
         student: the distilled model; None reads with config.encoder.
         kept: what was read before.
     """
-    first_seen = _column_by_id(item_stats, "item_id", "first_seen_at")
+    seen = item_stats.table(["item_id", "first_seen_at"])
+    row_of = {item: row for row, item in enumerate(seen.column("item_id").to_pylist())}
+    first_seen = seen.column("first_seen_at").combine_chunks()
     reading = Reading(config=config, student=student, kept=kept, keep_end=False)
     for items, vectors, facts in with_vectors(((batch, item_texts(batch)) for batch in batches), reading):
-        found = pc.index_in(items.column("item_id"), first_seen[0])
-        columns = {"item_id": items.column("item_id"), **vectors, "available_at": first_seen[1].take(found)}
+        rows = pa.array([row_of[item] for item in items.column("item_id").to_pylist()], pa.int64())
+        columns = {"item_id": items.column("item_id"), **vectors, "available_at": first_seen.take(rows)}
         yield pa.RecordBatch.from_pydict(columns, schema=ITEM_VECTORS).replace_schema_metadata(facts)
 
 
@@ -95,12 +96,3 @@ def _embedded_rows(
         reads = reads or UserReads(config, items, users)
         embedded = batch.filter(batch.column("is_embedded"))
         yield embedded, reads.of(embedded)
-
-
-def _column_by_id(dataset: Dataset, key: str, value: str) -> tuple[pa.Array, pa.Array]:
-    table = dataset.table([key, value]).combine_chunks()
-    return _one_chunk(table.column(key)), _one_chunk(table.column(value))
-
-
-def _one_chunk(column: pa.ChunkedArray) -> pa.Array:
-    return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
