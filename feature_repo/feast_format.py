@@ -103,22 +103,23 @@ def columns(plan: ViewPlan, rows: pa.Table, encoded: Encoded | None) -> list[Col
 
 
 def read_value(stored: bytes | None, kind: pa.DataType) -> Any:
-    """What a field's value stands for; a vector as its bytes.
+    """What a field's value stands for; a vector, in whichever precision, as its bytes.
 
     Args:
-        stored: the field's content; None or empty for null.
-        kind: Arrow type of the feature.
+        stored: the field's content, which says what it is; None or empty for null.
+        kind: Arrow type of the feature, for whole numbers that are times.
     """
     if not stored:
         return None
-    if pa.types.is_list(kind):
+    head = stored[:1]
+    if stored.startswith(_LIST):
         outer_end = _varint_end(stored, len(_LIST))
         return stored[_varint_end(stored, outer_end + 1) :] if outer_end < len(stored) else b""
-    if kind in _FIXED_HEADS:
-        return struct.unpack("<d" if kind == pa.float64() else "<f", stored[1:])[0]
-    if pa.types.is_string(kind) or pa.types.is_binary(kind):
+    if head in (_HEADS["string"], _HEADS["bytes"]):
         content = stored[_varint_end(stored, 1) :]
-        return content.decode() if pa.types.is_string(kind) else content
+        return content.decode() if head == _HEADS["string"] else content
+    if head in _FIXED_HEADS.values():
+        return struct.unpack("<d" if head == _FIXED_HEADS[pa.float64()] else "<f", stored[1:])[0]
     number = _signed(stored[1:])
     return number * _MICROSECONDS if pa.types.is_timestamp(kind) else number
 

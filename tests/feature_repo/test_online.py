@@ -231,6 +231,20 @@ def test_many_rows_of_many_shapes_arrive(server: Redis, opened: RedisLink, build
         assert not len(differing(opened, shard))
 
 
+@pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
+@pytest.mark.parametrize("dim", [1, 63, 20_000])
+def test_vectors_and_ids_of_any_size_arrive(opened: RedisLink, build: ModuleType, precision: str, dim: int):
+    ids = ["k" * 4000 * number + str(number) for number in range(12)]
+    vectors = made_up(build, ids, dim)[0]
+    vectors_ND = np.random.default_rng(0).standard_normal((len(ids), dim)).astype(np.float32)
+    encoded = fit_codec(precision, 0, vectors_ND).encode(vectors_ND)
+    shard = replace(vectors, encoded=encoded)
+    write_views(opened, [shard], "msd")
+    assert not len(differing(opened, shard))
+    back = read_back(opened, shard.plan, pa.array(ids), "msd")
+    assert back.column("vector").to_pylist() == [row.tobytes() for row in encoded.payload_NB]
+
+
 def test_no_rows_are_no_command(opened: RedisLink, build: ModuleType, shards: tuple[Shard, Shard]):
     none = replace(shards[1], rows=shards[1].rows.slice(0, 0))
     assert write_views(opened, [none], "msd") == 0
