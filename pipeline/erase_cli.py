@@ -83,7 +83,7 @@ def _print(report: Report, *, found_only: bool) -> None:
         console.print("not found anywhere")
     _print_lines(console, "stays", report.kept)
     _print_lines(console, "could not be looked into", report.missed)
-    _print_lines(console, "trained with the person's rows, weights are not unlearned", report.models)
+    _print_lines(console, "trained with the person's rows; weights are not unlearned", report.models)
 
 
 def _row(place: Place, *, found_only: bool) -> Sequence[str]:

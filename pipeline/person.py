@@ -43,11 +43,23 @@ class Person:
         return f"^user:{re.escape(self.user_id)}@-?[0-9]+$"
 
     @cached_property
+    def spellings(self) -> tuple[str, ...]:
+        """The id plain, and as JSON writes it with and without escapes of other scripts."""
+        written = (json.dumps(self.user_id, ensure_ascii=escaped)[1:-1] for escaped in (False, True))
+        return tuple(dict.fromkeys((self.user_id, *written)))
+
+    @cached_property
     def word(self) -> "re.Pattern[bytes]":
         """The id as a whole word in UTF-8 bytes, plain or as JSON escapes it."""
-        spellings = {self.user_id.encode(), json.dumps(self.user_id)[1:-1].encode()}
-        either = b"|".join(re.escape(spelling) for spelling in sorted(spellings))
+        either = b"|".join(re.escape(spelling.encode()) for spelling in self.spellings)
         return re.compile(rb"(?<!" + _TOKEN + rb")(?:" + either + rb")(?!" + _TOKEN + rb")")
+
+    def may_stand_in(self, texts: pa.Array) -> pa.BooleanArray:
+        """True for texts that hold the id in some spelling, as a word or within one."""
+        either = pc.match_substring(texts, self.spellings[0])
+        for spelling in self.spellings[1:]:
+            either = pc.or_(either, pc.match_substring(texts, spelling))
+        return pc.fill_null(either, False)
 
     def in_row(self, source_row: str) -> bool:
         """Whether a rejected source row, JSON or a bare line, names the person."""
@@ -99,8 +111,7 @@ def _of_references(person: Person, batch: Any) -> Any:
 
 def _of_source_row(person: Person, batch: Any) -> Any:
     rows = _texts(batch.column("source_row"))
-    spelt = [pc.match_substring(rows, text) for text in {person.user_id, json.dumps(person.user_id)[1:-1]}]
-    candidates = pc.fill_null(pc.or_(spelt[0], spelt[-1]), False)
+    candidates = person.may_stand_in(rows)
     pairs = zip(candidates.to_pylist(), rows.to_pylist(), strict=True)
     return pa.array([is_candidate and person.in_row(row) for is_candidate, row in pairs], pa.bool_())
 

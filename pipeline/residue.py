@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.person import Person
@@ -68,7 +67,7 @@ def _in_table(path: Path, person: Person) -> int:
 
 
 def _count(texts: pa.Array, person: Person) -> int:
-    near = texts.filter(pc.fill_null(pc.match_substring(texts, person.user_id), False))
+    near = texts.filter(person.may_stand_in(texts))
     return sum(person.word.search(text.encode()) is not None for text in near.to_pylist())
 
 
