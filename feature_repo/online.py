@@ -6,8 +6,7 @@ of its own, so whoever writes it again means the same values. Nothing here needs
 Spark executor alike, on any piece of the rows.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -17,26 +16,14 @@ import pyarrow as pa
 
 from feature_repo import feast_format
 from feature_repo.definitions import ViewPlan
-from feature_repo.feast_format import Column
+from feature_repo.hash_rows import HashRows, Shard, segments_of
 from feature_repo.redis_link import RedisLink
 from feature_repo.resp import command, reply_ends
-from feature_repo.row_bytes import Bytes, Segment, Shape, same_shape
+from feature_repo.row_bytes import Bytes, Shape, same_shape
 from feature_repo.vector_codec import Encoded
 from pipeline import schemas
 
 READ_ROWS = 1024
-Rows = npt.NDArray[np.intp] | slice
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Shard:
-    """Some keys' rows of one view."""
-
-    plan: ViewPlan
-    rows: pa.Table
-    """The key, the features and event_timestamp."""
-    encoded: Encoded | None = None
-    """The feature `vector` of the same rows, where `rows` does not hold it."""
 
 
 def write_rows(link: RedisLink, plan: ViewPlan, rows: pa.Table, encoded: Encoded | None, project: str) -> int:
@@ -59,7 +46,7 @@ def write_views(link: RedisLink, shards: Sequence[Shard], project: str) -> int:
         ServiceError: the server refuses a command, or is gone.
     """
     before = link.bytes_sent
-    table = _Table(shards, project)
+    table = HashRows(shards, project)
     for rows, lengths in table.shapes():
         shape = Shape(table.hset(lengths))
         for chunk in shape.chunks(rows):
@@ -82,7 +69,7 @@ def differing_keys(link: RedisLink, plan: ViewPlan, rows: pa.Table, encoded: Enc
     Returns:
         The keys of which any byte differs or is missing.
     """
-    table = _Table([Shard(plan=plan, rows=rows, encoded=encoded)], project)
+    table = HashRows([Shard(plan=plan, rows=rows, encoded=encoded)], project)
     differing: list[npt.NDArray[np.intp]] = []
     everything = np.arange(rows.num_rows)
     for numbers, lengths in table.shapes():
@@ -128,62 +115,12 @@ def delete_fields(link: RedisLink, plans: Sequence[ViewPlan], keys: pa.Array, pr
     names = [name for plan in plans for name in feast_format.field_names(plan)]
     piece = feast_format.key_piece(plans[0].key.name, keys)
     for rows, lengths in same_shape([piece.lengths_N]):
-        shape = Shape(_command([b"HDEL"], [*piece.segments(lengths[0]), project.encode()], *([name] for name in names)))
+        key = [*piece.segments(lengths[0]), project.encode()]
+        shape = Shape(segments_of([b"HDEL"], key, *([name] for name in names)))
         for chunk in shape.chunks(rows):
             commands = shape.fill(chunk)
             link.write(commands.data, len(commands))
     return link.finish()
-
-
-class _Table:
-    """The hash fields of some keys, over all views given."""
-
-    def __init__(self, shards: Sequence[Shard], project: str) -> None:
-        key = shards[0].plan.key.name
-        self.ids: pa.Array = shards[0].rows.column(key).combine_chunks()
-        assert all(shard.rows.column(key).combine_chunks().equals(self.ids) for shard in shards[1:]), "the same keys"
-        self._project = project.encode()
-        self._key = feast_format.key_piece(key, self.ids)
-        self._columns = [
-            column for shard in shards for column in feast_format.columns(shard.plan, shard.rows, shard.encoded)
-        ]
-        names = [column.field for column in self._columns]
-        assert len(set(names)) == len(names), "hash fields of one generation have names of their own"
-
-    def shapes(self) -> Iterator[tuple[Rows, tuple[int, ...]]]:
-        """Rows of one shape: with the lengths of the key's and the values' stretches."""
-        pieces = [self._key, *(piece for column in self._columns for piece in column.pieces)]
-        return same_shape([piece.lengths_N for piece in pieces])
-
-    def hset(self, lengths: Sequence[int]) -> list[Segment]:
-        """The command that writes a row."""
-        words = [word for column, value in self._values(lengths) for word in ([column.field], value)]
-        return _command([b"HSET"], self._redis_key(lengths), *words)
-
-    def hmget(self, lengths: Sequence[int]) -> list[Segment]:
-        """The command that reads a row."""
-        return _command([b"HMGET"], self._redis_key(lengths), *([column.field] for column in self._columns))
-
-    def reply(self, lengths: Sequence[int]) -> list[Segment]:
-        """What hmget is answered where the row is stored as written."""
-        values = self._values(lengths)
-        return [b"*%d\r\n" % len(values), *(segment for _, value in values for segment in _bulk(value))]
-
-    def _redis_key(self, lengths: Sequence[int]) -> list[Segment]:
-        return [*self._key.segments(lengths[0]), self._project]
-
-    def _values(self, lengths: Sequence[int]) -> list[tuple[Column, list[Segment]]]:
-        following = iter(lengths[1:])
-        return [(column, column.value(following)) for column in self._columns]
-
-
-def _command(*words: Sequence[Segment]) -> list[Segment]:
-    return [b"*%d\r\n" % len(words), *(segment for word in words for segment in _bulk(word))]
-
-
-def _bulk(word: Sequence[Segment]) -> list[Segment]:
-    size = sum(len(segment) if isinstance(segment, bytes) else segment[1] for segment in word)
-    return [b"$%d\r\n" % size, *word, b"\r\n"]
 
 
 def _differing_rows(answer: bytearray, expected_NB: Bytes) -> npt.NDArray[np.intp]:

@@ -12,7 +12,7 @@ from feature_repo.collection import delete_values
 from feature_repo.definitions import ViewPlan
 from feature_repo.generation_token import token_of
 from feature_repo.generations import Generation, Generations, State
-from feature_repo.online import Shard
+from feature_repo.hash_rows import Shard
 from feature_repo.online_memory import bytes_per_key, check_fits, limits, server_memory
 from feature_repo.online_rows import (
     Chosen,

@@ -15,8 +15,9 @@ import pyarrow.parquet as pq
 
 from feature_repo.definitions import ViewPlan
 from feature_repo.generations import Generations
+from feature_repo.hash_rows import Shard
 from feature_repo.offline import VECTORS_FILE
-from feature_repo.online import Shard, differing_keys, write_views
+from feature_repo.online import differing_keys, write_views
 from feature_repo.online_rows import TIME, entity_of, shard_files, view_rows
 from feature_repo.redis_address import connect
 from feature_repo.redis_link import RedisLink, link

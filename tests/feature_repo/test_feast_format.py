@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from feature_repo import feast_format
 from feature_repo.definitions import ViewPlan, feature_view
-from feature_repo.online import Shard, _Table
+from feature_repo.hash_rows import HashRows, Shard
 from feature_repo.resp import parse
 from feature_repo.row_bytes import Shape
 from feature_repo.store import require_feast
@@ -55,7 +55,7 @@ def plan(features: dict[str, pa.DataType], name: str = "made_up") -> ViewPlan:
 
 def ours(shard: Shard, project: str) -> dict[bytes, dict[bytes, bytes]]:
     """What our commands would store."""
-    table = _Table([shard], project)
+    table = HashRows([shard], project)
     stored: dict[bytes, dict[bytes, bytes]] = {}
     for rows, lengths in table.shapes():
         shape = Shape(table.hset(lengths))

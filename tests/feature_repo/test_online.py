@@ -13,7 +13,8 @@ import pytest
 
 from feature_repo.definitions import ViewPlan, entities, feature_view, item_plans
 from feature_repo.feast_format import field_names, redis_keys
-from feature_repo.online import Shard, delete_fields, differing_keys, read_back, write_rows, write_views
+from feature_repo.hash_rows import Shard
+from feature_repo.online import delete_fields, differing_keys, read_back, write_rows, write_views
 from feature_repo.redis_address import Redis, connect
 from feature_repo.redis_link import RedisLink, link
 from feature_repo.redis_server import running_redis
