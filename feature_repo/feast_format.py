@@ -206,7 +206,8 @@ def vector_head(*, is_array: bool, num_bytes: int) -> bytes:
 
 def _timestamp(column: pa.Array) -> tuple[Piece, Piece]:
     """Seconds and nanoseconds; protobuf leaves out what is zero."""
-    micros_N = pc.cast(column, schemas.TIME).cast(pa.int64()).fill_null(0).to_numpy()
+    assert not column.null_count, "what is published was available at some time"
+    micros_N = pc.cast(column, schemas.TIME).cast(pa.int64()).to_numpy()
     seconds_N, rest_N = np.divmod(micros_N, _MICROSECONDS)
     return _unless_zero(seconds_N, b"\x08"), _unless_zero(rest_N * 1000, b"\x10")
 

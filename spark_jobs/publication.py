@@ -48,7 +48,7 @@ def _check_reach(spark: SparkSession) -> None:
     if not master.startswith("local") and not os.environ.get("REDIS_URL"):
         raise ServiceError(
             f"publication on {master} needs a Redis that its executors can reach, and REDIS_URL is not set; set it here"
-            " and on the executors: --conf spark.executorEnv.REDIS_URL=…"
+            " and for the workers, in their conf/spark-env.sh: on a command line anybody could read its password"
         )
 
 
