@@ -56,7 +56,8 @@ def open_segment(folder: Path, key: np.dtype, dimension: int) -> Segment:
         dimension: of its vectors; 0 for any.
 
     Raises:
-        OSError: a file is missing.
+        FileNotFoundError: a file is missing.
+        EOFError: a file is empty.
         ValueError: a file is torn, or holds something else.
     """
     keys, sums, vectors_ND = (

@@ -163,7 +163,7 @@ class VectorStore:
         for name in self._names():
             try:
                 opened[name] = self.segments.get(name) or open_segment(self.folder / name, KEY, self.dimension)
-            except (OSError, ValueError, EOFError) as error:
+            except (FileNotFoundError, ValueError, EOFError) as error:
                 self._tell(name, str(error))
         self.segments = opened
 

@@ -53,7 +53,7 @@ def print_estimates(plan: Plan, names: list[str], *, measure: bool) -> None:
     """
     console = Console(highlight=False)
     table = Table(box=None)
-    for column in ("dataset", "state", "rows", "left", "tokens in", "tokens out", "seconds", "MiB online"):
+    for column in ("dataset", "state", "rows", "left", "tokens in", "tokens out", "seconds", "MiB"):
         table.add_column(column, justify="left" if column in ("dataset", "state") else "right", no_wrap=True)
     notes: list[str] = []
     for name in names:
