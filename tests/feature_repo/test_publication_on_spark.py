@@ -59,6 +59,6 @@ def test_a_cluster_without_an_address_is_told():
 
     assert not os.environ.get("REDIS_URL")
     with pytest.raises(
-        ServiceError, match=r"spark://elsewhere:7077 needs a Redis .* REDIS_URL is not set.* spark-env\.sh"
+        ServiceError, match=r"spark://elsewhere:7077 needs a Redis .* REDIS_URL is not set.*spark-env\.sh"
     ):
         publication._check_reach(Cluster())
