@@ -17,8 +17,10 @@ provider: local
 registry: {{registry_type: sql, path: "sqlite:///{folder}/registry.db"}}
 offline_store: {{type: {offline}}}
 online_store: {{type: redis, skip_dedup: true, connection_string: "{address}"}}
+materialization: {{online_write_batch_size: 10000}}
 entity_key_serialization_version: 3
 """
+# Without a batch size Feast writes the first chunk of an Arrow table and silently leaves the others.
 
 
 def open_feast(home: Path, redis: Redis, project: str, offline: str, source: tuple[ViewPlan, Path]) -> Any:
