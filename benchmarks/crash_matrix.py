@@ -39,7 +39,9 @@ from pipeline.runner import Plan
 
 SOURCE = ["--source", "tiny-world", "--preset", "tiny-world"]
 SMALL_SHARDS = ["item_vectors.shard_rows=64", "user_vectors.shard_rows=128", "publication.shard_rows=64"]
-SHORTER = ["item_vectors.max_tokens=11", "user_vectors.max_tokens=24"]
+MEANT = ["publication.max_drift=2", "publication.max_duplicate_share=1"]
+"""Vectors of the same texts that have moved, or that many share, are refused unless they are meant."""
+SHORTER = ["item_vectors.max_tokens=11", "user_vectors.max_tokens=24", *MEANT]
 MADE_ANEW = ("item_vectors", "user_vectors", "item_features", "user_features", "publication")
 Truth = dict[str, dict[str, npt.NDArray[np.float32]]]
 """Entity → id → vector, of one generation."""
