@@ -177,6 +177,12 @@ def test_page_tells_the_student_from_its_peers_and_from_gold(written, page_of):
     assert "τ = 0.41" in words
 
 
+def test_page_says_what_went_online_and_how_the_vectors_were_judged(written, page_of):
+    words = " ".join(" ".join(page_of((written[1] / "report.html").read_text(encoding="utf-8")).words).split())
+    assert "Generation 01234567 went online with 7,000 items and 480 users, 1,232 and 893 bytes a key" in words
+    assert "item_features 70 50 0.438 20.8 12.5 to 14.2 12.5%" in words
+
+
 def test_page_shows_every_arm_and_the_verdict_first(written, page_of):
     text, report = (written[1] / "report.html").read_text(encoding="utf-8"), written[2]
     words = "".join(page_of(text).words)

@@ -22,6 +22,15 @@ PLACEBOS = {"random_vectors": "random", "shuffled_vectors": "shuffled", "raw_tex
 EXPOSURES = [0, 0, 3, 4, 7, 18, 30, 60, 120, 700]
 NASTY = "<script>alert('x')</script> ﷽ \u202egnp.exe 🦑 & \"quoted\""
 
+JUDGED = {"rows": 70, "panel_rows": 50, "norm_least": 12.5, "norm_most": 14.25, "mean_cosine": 0.4375,
+          "effective_rank": 20.75, "duplicate_share": 0.125}  # fmt: skip
+PUBLISHED = {
+    "generation": "0123456789abcdef",
+    "checks": {"item_features": JUDGED, "user_features": JUDGED, "coverage": {"items": 1.0}},
+    "online_keys": {"item": 7000, "user": 480},
+    "bytes_per_key": {"item": 1232.4, "user": 893.0},
+}
+
 
 def made_up_datasets(root, strength=STRENGTH, num_users=60, rows_per_user=15, vocabulary=NASTY, leaks=0):
     """Every dataset of the report, committed; a stronger arm sees more of the true click probability."""
@@ -46,6 +55,8 @@ def made_up_datasets(root, strength=STRENGTH, num_users=60, rows_per_user=15, vo
             details = {"is_tuned": True, "valid_auc_student": 0.5, "valid_auc_tuned": 0.75, "valid_labels": 2000}
             marks = {name: {"loss": [0.7, 0.6], "valid_auc": {0: 0.5, 20: value}} for name, value in LIVE_AUC.items()}
             (dataset.folder / "curve.json").write_text(json.dumps(marks))
+        elif name == "publication":
+            details = PUBLISHED
         facts = {"source": "made up", "seconds": 12.5, "created_at": "2026-01-02T03:04:05+00:00"}
         commit(dataset, replace(outcome, details=details), facts | {"settings": {"mask": "popular", "top_k": 5}})
     return datasets
