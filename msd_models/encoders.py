@@ -100,6 +100,7 @@ class StudentEncoder:
         self.folder = student.folder / "model"
         self.dtype = reading_dtype(config.dtype)
         self.dimension = _hidden_size(self.folder)
+        _check_behaviour_layers(config, self.folder)
         weights = {name: summed for name, summed in manifest["files"].items() if _shapes_vectors(name)}
         facts = {"weights": weights, "template": TEMPLATE, "scale": "as pooled", **_mode_facts(config)}
         self.space_id = _space(config, self.dtype, self.dimension, facts)
@@ -271,6 +272,15 @@ def _hidden_size(folder: Path) -> int:
     if not isinstance(settings.get("hidden_size"), int):
         raise ConfigError(f"{folder / 'config.json'} has no hidden_size; wanted a Hugging Face encoder or decoder")
     return int(settings["hidden_size"])
+
+
+def _check_behaviour_layers(config: Vectors, folder: Path) -> None:
+    num_layers = int(_model_settings(folder).get("num_hidden_layers", 1))
+    if config.mode == "behaviours" and not 1 <= config.behaviour_layers < num_layers:
+        raise ConfigError(
+            f"behaviour_layers is {config.behaviour_layers}; the student has {num_layers} layers, of which at least one"
+            f" must read the items: choose 1 to {num_layers - 1}, or mode = text"
+        )
 
 
 def _mode_facts(config: Vectors) -> dict[str, Any]:
