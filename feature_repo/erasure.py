@@ -1,24 +1,18 @@
 """A person's vectors and online values: rows of vectors.npy set to zero, and the one key all views of a user share."""
 
+import json
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from feature_repo.definitions import USER_KEY
 from feature_repo.feast_format import redis_keys
 from feature_repo.offline import VECTORS_FILE
-from feature_repo.publisher_lock import sole_publisher
-from feature_repo.redis_address import RedisKind, connect
-from feature_repo.redis_server import running_redis
+from feature_repo.redis_address import RedisKind
+from feature_repo.site import connected, publishing
 from feature_repo.store import project_name
-from pipeline.errors import ServiceError
-
-if TYPE_CHECKING:
-    from redis import Redis as Client
 
 
 def blank_vectors(folder: Path, rows: Sequence[int]) -> list[Path]:
@@ -44,8 +38,10 @@ def count_online(root: Path, user_id: str) -> int:
     Raises:
         ServiceError: Redis cannot be reached.
     """
-    with _server(root) as client:
-        return int(bool(client.exists(_key(user_id)))) if client is not None else 0
+    if not _is_published(root):
+        return 0
+    with connected(root) as (_, client):
+        return int(bool(client.exists(_key(user_id))))
 
 
 def erase_online(root: Path, user_id: str) -> None:
@@ -57,40 +53,48 @@ def erase_online(root: Path, user_id: str) -> None:
         ServiceError: Redis cannot be reached.
         BusyError: a publication is under way.
     """
-    with _server(root) as client:
-        if client is None:
-            return
-        with sole_publisher(client, project_name(), root / "feast"):
-            client.delete(_key(user_id))
-            if not os.environ.get("REDIS_URL"):
-                client.save()
+    if not _is_published(root):
+        return
+    with publishing(root / "feast") as site:
+        site.client.delete(_key(user_id))
+        if site.redis.kind is RedisKind.OWN:
+            site.client.save()
 
 
-def online_place(root: Path) -> str:
+def online_place() -> str:
     """What the place is called in a receipt."""
     return f"Redis, project {project_name()}"
 
 
-@contextmanager
-def _server(root: Path) -> "Iterator[Client | None]":
-    """A client of the server that was published to; None where nothing was ever published from this work folder."""
-    if not (root / "feast").is_dir():
-        yield None
-        return
-    own = root / "redis" / "dump.rdb"
-    if not os.environ.get("REDIS_URL") and not own.is_file() and _was_published_by_url(root):
-        raise ServiceError(
-            "this work folder was published to a Redis that REDIS_URL named, and REDIS_URL is not set; set it, then run"
-            " the same msd erase again: it goes on where it was"
-        )
-    with running_redis(root) as redis, connect(redis) as client:
-        yield client
+def reached_server() -> str:
+    """Which kind of server this call reaches: `url` or `own`."""
+    return str(RedisKind.URL if os.environ.get("REDIS_URL") else RedisKind.OWN)
 
 
-def _was_published_by_url(root: Path) -> bool:
-    kind = f'"redis": "{RedisKind.URL.value}"'
-    receipts = [*root.glob("publication/*/manifest.json"), *root.glob("tuned_publication/*/manifest.json")]
-    return any(kind in receipt.read_text(encoding="utf-8") for receipt in receipts)
+def unreached_servers(root: Path) -> dict[str, str]:
+    """Kind of a server that was published to and that this call does not reach → what to do about it."""
+    published = {kind for receipt in _receipts(root) if (kind := _kind_of(receipt))}
+    if (root / "redis" / "dump.rdb").is_file():
+        published.add(str(RedisKind.OWN))
+    told = {
+        str(RedisKind.OWN): "the work folder's own Redis: unset REDIS_URL, then run the same msd erase again",
+        str(
+            RedisKind.URL
+        ): "the Redis that REDIS_URL named at a publication: set it, then run the same msd erase again",
+    }
+    return {kind: told[kind] for kind in sorted(published - {reached_server()})}
+
+
+def _is_published(root: Path) -> bool:
+    return (root / "feast").is_dir()
+
+
+def _receipts(root: Path) -> list[Path]:
+    return [*root.glob("publication/*/manifest.json"), *root.glob("tuned_publication/*/manifest.json")]
+
+
+def _kind_of(receipt: Path) -> str:
+    return str(json.loads(receipt.read_text(encoding="utf-8"))["details"].get("redis", ""))
 
 
 def _key(user_id: str) -> bytes:

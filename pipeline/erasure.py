@@ -85,6 +85,7 @@ class Erasure:
         self.keep_raw = keep_raw
         self.models = models
         self.listed: ErasedList = read_erased(self.root)
+        self.reached: list[str] = []
 
     @property
     def receipt(self) -> Path:
@@ -105,9 +106,10 @@ class Erasure:
         places += [Place(name=name, found=rows, left=rows, action=act) for name, rows, act in _grouped(found)]
         others = [(path, dataset_erasure.count_rows(path, self.person)) for path in self._others()]
         places += [self._place(path, rows, "cut") for path, rows in others if rows]
-        shared = sorted({file.path.name for file in self._raw() if file.is_shared})
-        told = [f"{', '.join(shared)}: built-in public data, shared by all work folders"] if shared else []
-        return Report(places=places, models=self._models(found), kept=told, missed=list(kept.missed))
+        missed = [*kept.missed, *self._unreached().values()]
+        return Report(
+            places=places, models=self._models(found), kept=[*self._shared(), *self._other_sources()], missed=missed
+        )
 
     def run(self, before: Report) -> Report:
         """Erases, then searches everything again.
@@ -135,11 +137,12 @@ class Erasure:
     def _begin(self, before: Report) -> dict[str, Any]:
         """Puts the person on the list; the receipt of a run that was killed, else an empty one."""
         self.listed = write_erased(self.root, self.person.user_id, self.listed)
-        last = json.loads(self.receipt.read_text(encoding="utf-8")) if self.receipt.is_file() else {}
+        last = self._last()
         resumed = last if last.get("state") == "begun" else {}
+        self.reached = sorted({*last.get("reached", []), load(f"{ONLINE}:reached_server")()})
         before.models = sorted({*before.models, *resumed.get("models", [])})
         places = _merged(resumed.get("places", []), before.places)
-        self._write("begun", {"places": places, "models": before.models})
+        self._write("begun", {"places": places, "models": before.models, "reached": last.get("reached", [])})
         return resumed
 
     def _erase_sources_and_stores(self) -> None:
@@ -178,7 +181,7 @@ class Erasure:
         report = Report(places=places, models=before.models, kept=after.kept, missed=after.missed)
         if self.keep_raw:
             report.kept.append("the source's files: --keep-raw; the list keeps their rows out of this work folder")
-        self._write("done" if report.is_clean else "incomplete", _told(report))
+        self._write("done" if report.is_clean else "incomplete", _told(report) | {"reached": self.reached})
         return report
 
     def _raw(self) -> list[RawFile]:
@@ -191,10 +194,30 @@ class Erasure:
                 action = "stays (--keep-raw)" if self.keep_raw else "cut, every other line as it was"
                 yield Place(name=f"source {file.path.name}", found=rows, left=rows, action=action)
 
+    def _shared(self) -> list[str]:
+        names = sorted({file.path.name for file in self._raw() if file.is_shared})
+        return [f"{', '.join(names)}: built-in public data, shared by all work folders"] if names else []
+
+    def _unreached(self) -> dict[str, str]:
+        """Servers that neither this call reaches nor an earlier erasure of the same person did."""
+        told: dict[str, str] = load(f"{ONLINE}:unreached_servers")(self.root)
+        return {kind: sentence for kind, sentence in told.items() if kind not in self._last().get("reached", [])}
+
+    def _last(self) -> dict[str, Any]:
+        """The receipt there is of this person."""
+        return json.loads(self.receipt.read_text(encoding="utf-8")) if self.receipt.is_file() else {}
+
+    def _other_sources(self) -> list[str]:
+        """Sources that this work folder was made of before, whose files this call does not know."""
+        made = [each for each in dataset_erasure.datasets(self.root) if each.name == "interactions"]
+        names = {str(each.manifest["source"]) for each in made if each.manifest is not None}
+        others = sorted(names - {self.plan.source.name})
+        return [f"the files of the source {name}: msd erase with its --source rewrites them" for name in others]
+
     def _online_places(self) -> Iterator[Place]:
         count = load(f"{ONLINE}:count_online")(self.root, self.person.user_id)
         if count:
-            name = load(f"{ONLINE}:online_place")(self.root)
+            name = load(f"{ONLINE}:online_place")()
             yield Place(name=name, found=count, left=count, action="key deleted, with all generations' fields")
 
     def _others(self) -> list[Path]:
@@ -215,8 +238,7 @@ class Erasure:
         return trained
 
     def _trained_to_delete(self) -> list[str]:
-        told = json.loads(self.receipt.read_text(encoding="utf-8"))
-        return [name for name in told["models"] if self.models and (self.root / name).is_dir()]
+        return [name for name in self._last()["models"] if self.models and (self.root / name).is_dir()]
 
     def _write(self, state: str, facts: dict[str, Any]) -> None:
         now = datetime.now(UTC).isoformat(timespec="seconds")

@@ -121,7 +121,8 @@ def _files_of(table: str, files: Files, column: str) -> Iterator[RawFile]:
                     yield RawFile(path=given / name, format=Format.TSV, column=column, layout=layout)
             continue
         for path in _shown_files(given):
-            yield _raw_file(table, files, path, column)
+            # A link is followed: replacing it would leave the file it names as it is.
+            yield _raw_file(table, files, path.resolve(), column)
 
 
 def _shown_files(given: Path) -> list[Path]:

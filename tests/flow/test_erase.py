@@ -274,3 +274,26 @@ def test_the_query_of_others_stays(shop, erased):
     texts = pa.array([row["text"] for row in next(iter(erased.rows("context_texts").values()))]).to_pylist()
     assert OWN_QUERY.format(user=ERASED) not in texts
     assert {OWN_QUERY.format(user=NEIGHBOUR), "amber"} <= set(texts)
+
+
+def test_every_server_that_was_published_to_must_be_reached_and_other_projects_keep_their_keys(
+    copied, tmp_path, monkeypatch
+):
+    from feature_repo.feast_format import redis_keys
+    from feature_repo.redis_address import connect
+    from feature_repo.redis_server import running_redis
+
+    monkeypatch.delenv("REDIS_URL", raising=False)
+    (receipt,) = copied.work.glob("publication/*/manifest.json")
+    receipt.write_text(receipt.read_text().replace('"redis": "own"', '"redis": "url"'))
+    _, after = copied.erase(ERASED)
+    assert not after.is_clean
+    assert ["REDIS_URL" in sentence for sentence in after.missed] == [True]
+    with running_redis(tmp_path / "elsewhere") as redis, connect(redis) as client:
+        keys = [redis_keys("user_id", [ERASED], project)[0] for project in ("msd", "xmsd", "ms")]
+        for key in keys:
+            client.hset(key, "field", "value")
+        monkeypatch.setenv("REDIS_URL", redis.shown)
+        before, after = copied.erase(ERASED)
+        assert (before.found, after.is_clean) == (1, True), after
+        assert [client.exists(key) for key in keys] == [0, 1, 1]

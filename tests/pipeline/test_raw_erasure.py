@@ -163,3 +163,15 @@ def test_a_broken_json_document_is_said_and_left_alone(tmp_path):
     with pytest.raises(SourceError, match="not valid JSON"):
         count_rows(file, Person("u1"))
     assert (tmp_path / "events.json").read_text() == '[{"user_id": "u1"}, {'
+
+
+def test_a_link_is_followed_so_that_the_file_it_names_is_cut(tmp_path):
+    (tmp_path / "real.csv").write_text("user_id,item_id\nu1,i1\nu2,i2\n")
+    (tmp_path / "log").mkdir()
+    (tmp_path / "log" / "events.csv").symlink_to(tmp_path / "real.csv")
+    (tmp_path / "real.csv").chmod(0o640)
+    (file,) = files_of(tmp_path, "log")
+    take_out(file, Person("u1"))
+    assert (tmp_path / "real.csv").read_text() == "user_id,item_id\nu2,i2\n"
+    assert (tmp_path / "log" / "events.csv").is_symlink()
+    assert (tmp_path / "real.csv").stat().st_mode & 0o777 == 0o640
