@@ -17,6 +17,8 @@ import pyarrow.parquet as pq
 from pipeline.person import Person
 
 BLOCK_BYTES = 2**24
+OVERLAP_BYTES = 4096
+"""Longer than any id, so that none is lost or cut between two blocks."""
 NOT_USERS = ("item_id", "item_ids", "category", "stratum", "content_hash", "content_key", "space_id", "template_id")
 """Text columns that hold no ids of users."""
 JSON_ENDINGS = (".json", ".jsonl")
@@ -28,9 +30,9 @@ def search(root: Path, person: Person) -> Iterator[tuple[Path, int]]:
         if path.suffix == ".parquet":
             hits = _in_table(path, person) if person.is_telling else 0
         elif person.is_telling:
-            hits = _in_bytes(path, person.word)
+            hits = _in_bytes(path, person.word, person)
         else:
-            hits = _in_bytes(path, _json_text(person)) if path.suffix in JSON_ENDINGS else 0
+            hits = _in_bytes(path, _json_text(person), person) if path.suffix in JSON_ENDINGS else 0
         if hits:
             yield path, hits
 
@@ -40,19 +42,22 @@ def _json_text(person: Person) -> "re.Pattern[bytes]":
     return re.compile(b"|".join(re.escape(text) for text in sorted(spelt)))
 
 
-def _in_bytes(path: Path, pattern: "re.Pattern[bytes]") -> int:
-    """Matches in a file read block by block, each block with the end of the one before it."""
-    hits, tail = 0, b""
+def _in_bytes(path: Path, pattern: "re.Pattern[bytes]", person: Person) -> int:
+    """Matches in a file read block by block; the end of a block is judged together with the next one."""
+    # Plain search first: it reads a gigabyte a second, the pattern a tenth of that.
+    spelt = [spelling.encode() for spelling in person.spellings]
+    hits, held, first = 0, b"", 0
     with path.open("rb") as file:
-        while block := file.read(BLOCK_BYTES):
-            joined = tail + block
-            tail = joined[-_OVERLAP:]
-            hits += sum(match.end() > len(joined) - len(block) for match in pattern.finditer(joined))
-    return hits
-
-
-_OVERLAP = 4096
-"""Longer than any id, so that no match is lost between two blocks."""
+        while True:
+            block = file.read(BLOCK_BYTES)
+            joined = held + block
+            is_last = len(block) < BLOCK_BYTES
+            limit = len(joined) if is_last else len(joined) - OVERLAP_BYTES
+            if any(spelling in joined for spelling in spelt):
+                hits += sum(first <= match.start() < limit for match in pattern.finditer(joined))
+            if is_last:
+                return hits
+            held, first = joined[limit - 1 :], 1
 
 
 def _in_table(path: Path, person: Person) -> int:

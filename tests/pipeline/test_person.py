@@ -69,6 +69,7 @@ def test_the_last_search_finds_words_in_every_kind_of_file_and_no_longer_ids(tmp
     (tmp_path / "escaped.json").write_text(json.dumps({"id": 'ann"1é'}))
     (tmp_path / "block.bin").write_bytes(b"." * (2**24 - 3) + 'ann"1é'.encode() + b"." * 10)
     (tmp_path / "clean.txt").write_text("ann 1é")
+    (tmp_path / "longer.bin").write_bytes(b"." * (2**24 - 7) + 'ann"1é2'.encode() + b"." * 10)
     found = {path.name: hits for path, hits in search(tmp_path, person)}
     assert found == {"nested.parquet": 3, "plain.log": 1, "escaped.json": 1, "block.bin": 1}
 
