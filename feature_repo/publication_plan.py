@@ -45,16 +45,17 @@ def estimate(job: Job, *, measure: bool) -> Estimate:
     ]
     room = memory.limit - memory.used - num_bytes if memory.limit else None
     told.append(f"{memory.told()}{_verdict(room)}")
-    return _estimate(pair, sum(chosen.values()), num_bytes, _pace(work), tuple(told))
+    keys = sum(chosen.values())
+    return _estimate(pair, keys, num_bytes, _seconds(work, keys), tuple(told))
 
 
-def _estimate(pair: FeaturePair, keys: int, num_bytes: int, pace: float | None, notes: tuple[str, ...]) -> Estimate:
+def _estimate(pair: FeaturePair, keys: int, num_bytes: int, seconds: float | None, notes: tuple[str, ...]) -> Estimate:
     return Estimate(
         rows=pair.num_rows(),
         rows_left=keys,
         prompt_tokens=0,
         output_tokens=0,
-        seconds=keys / pace if pace else None,
+        seconds=seconds,
         bytes=num_bytes,
         notes=notes,
     )
@@ -68,15 +69,17 @@ def _verdict(room: int | None) -> str:
     return f": {room / MEBIBYTE:,.1f} MiB would be left"
 
 
-def _pace(work: Path) -> float | None:
-    """Keys a second of the latest publication of this work folder, its registration included."""
+def _seconds(work: Path, keys: int) -> float | None:
+    """What so many keys take, as the latest publication of this work folder that wrote any went."""
     manifests: list[dict[str, Any]] = [
         json.loads(path.read_text(encoding="utf-8"))
         for stage in ("publication", "tuned_publication")
         for path in (work / stage).glob("*/manifest.json")
     ]
-    paced = [each for each in manifests if each["details"].get("online_seconds") and each["details"].get("bytes_sent")]
+    paced = [each for each in manifests if each["details"].get("written_keys")]
     if not paced:
         return None
     latest = max(paced, key=lambda each: str(each.get("created_at", "")))["details"]
-    return float(sum(latest["online_keys"].values()) / latest["online_seconds"])
+    # Feast's import and the registry take the same time for any number of keys.
+    apart = latest["online_seconds"] - latest["write_seconds"]
+    return float(apart + keys * latest["write_seconds"] / latest["written_keys"])

@@ -87,7 +87,9 @@ class Publisher:
         self._check_room(missing, chosen, num_bytes)
         self.generations.begin(self.generation.generation, self.generation.space_id, self.token, known)
         register(self.site.home, self.generation, self.site.redis)
-        sent = self._write(missing, write)
+        write_started = time.monotonic()
+        written = self._write(missing, write)
+        write_seconds = time.monotonic() - write_started
         compared = self._compare_with_offline()
         self._complete(known)
         return {
@@ -95,7 +97,9 @@ class Publisher:
             "online_rows": {plan.name: chosen.rows[plan.tags["kind"]] for plan in self.job.plans},
             "online_bytes": num_bytes,
             "bytes_per_key": {entity: round(size, 1) for entity, size in each.items()},
-            "bytes_sent": sent,
+            "written_keys": sum(shard.keys for shard in written),
+            "bytes_sent": sum(shard.bytes_sent for shard in written),
+            "write_seconds": round(write_seconds, 3),
             "compared_with_offline": compared,
             "online_seconds": round(time.monotonic() - started, 3),
         }
@@ -130,15 +134,15 @@ class Publisher:
         needed = num_bytes * left / max(sum(chosen.keys.values()), 1)
         check_fits(server_memory(self.site.redis), needed, self.stage)
 
-    def _write(self, missing: Sequence[int], write: Write) -> int:
+    def _write(self, missing: Sequence[int], write: Write) -> list[Written]:
         files = shard_files(self.job.folder)
-        sent = 0
+        written = []
         with progress(f"{self.stage} online", sum(num_rows(path) for path in files), "keys") as advance:
             advance(sum(num_rows(path) for number, path in enumerate(files) if number not in missing))
-            for written in write(self.job, missing):
-                sent += written.bytes_sent
-                advance(written.keys)
-        return sent
+            for shard in write(self.job, missing):
+                written.append(shard)
+                advance(shard.keys)
+        return written
 
     def _compare_with_offline(self) -> int:
         """Redis against the Parquet files, the vectors of which are read there and not from vectors.npy."""
