@@ -26,6 +26,8 @@ from pipeline.vector_store import VectorStore, content_hashes, keys_of
 
 # N rows of a batch, U distinct texts of it, M of those missing, D dimensions
 
+VERSION = 1
+"""Raised when the code changes which vector a text has; part of the name of the folder it is kept in."""
 HELD_BYTES = 2**28
 """Vectors of gathered batches in memory."""
 
@@ -51,7 +53,7 @@ class Reading:
         if self.kept is None:
             return None
         way = "histories" if self.keep_end and self.config.mode == "behaviours" else _end_of(self.keep_end)
-        return self.kept.store(encoder.space_id, f"{encoder.reading}-{way}", encoder.dimension)
+        return self.kept.store(encoder.space_id, f"{encoder.reading}-{way}-{VERSION}", encoder.dimension)
 
 
 class Embedded(NamedTuple):

@@ -30,8 +30,10 @@ SEGMENT_NAME = re.compile(r"(\d{8})\.(\d{4})")
 """The number that orders segments, and how often they were merged or rewritten."""
 MANY_SEGMENTS = 8
 """From so many on, neighbours are merged: a lookup searches each."""
-MERGED_BYTES = 2**30
-"""Vectors of a merged segment at most: a larger one is left as it is."""
+MERGED_BYTES = 2**34
+"""Vectors of a merged segment at most."""
+MERGED_GROWTH = 4
+"""A segment this many times larger than all that came after it is left as it is."""
 
 
 def keys_of(texts: Iterable[bytes]) -> np.ndarray:
@@ -250,11 +252,16 @@ def _renamed(aside: Path, final: Path) -> bool:
 
 
 def _groups(segments: Sequence[Segment], merged_bytes: int) -> list[list[Segment]]:
-    """Runs of neighbours that make one segment of such a size; their order stays, and with it whose vector counts."""
+    """Runs of neighbours that become one segment each; their order stays, and with it whose vector counts.
+
+    From the newest on, an older one joins unless it is much larger than all that came after it: so there are few
+    segments, and a large one is copied only when a fair share of it is new.
+    """
     groups: list[list[Segment]] = []
-    for segment in segments:
-        if groups and sum(other.nbytes for other in groups[-1]) + segment.nbytes <= merged_bytes:
-            groups[-1].append(segment)
+    for segment in reversed(segments):
+        newer = sum(other.nbytes for other in groups[-1]) if groups else 0
+        if groups and segment.nbytes <= MERGED_GROWTH * newer and segment.nbytes + newer <= merged_bytes:
+            groups[-1].insert(0, segment)
         else:
             groups.append([segment])
     return [group for group in groups if len(group) > 1]

@@ -111,6 +111,21 @@ def test_merged_segments_stay_below_their_size_and_in_their_order(folder, store)
     assert store.find(keys(*TEXTS)).vectors_ND.tobytes() == vectors(*TEXTS).tobytes()
 
 
+def test_a_large_segment_is_copied_only_when_a_fair_share_is_new(folder, store):
+    store.add(keys(*TEXTS), vectors(*TEXTS))
+    names = [f"new {number}" for number in range(20)]
+    for name in names[:7]:
+        store.add(keys(name), vectors(name))
+    store.compact()
+    assert [len(np.load(path / "keys.npy")) for path in segments(folder)] == [40, 7]
+    for name in names[7:13]:
+        store.add(keys(name), vectors(name))
+    store.compact()
+    assert [len(np.load(path / "keys.npy")) for path in segments(folder)] == [53]
+    found = store.find(keys(*TEXTS, *names[:13]))
+    assert found.vectors_ND.tobytes() == vectors(*TEXTS, *names[:13]).tobytes()
+
+
 def test_nothing_is_merged_or_removed_while_another_process_reads(folder, store):
     for text in TEXTS:
         store.add(keys(text), vectors(text))
