@@ -152,6 +152,27 @@ def test_a_whole_publication_leaves_no_secret_behind(
     assert any(b"MSD_REDIS_PASSWORD" in text for text in told), "named, for other Feast clients"
 
 
+@pytest.mark.feast
+@pytest.mark.slow
+def test_the_rights_the_docs_name_are_enough_and_no_more(world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    docs = Path("docs/feature_store.md").read_text(encoding="utf-8").splitlines()
+    publisher = next(line for line in docs if line.startswith("ACL SETUSER publisher")).split()[3:]
+    reading = ["+ping", "+select", "+get", "+hget", "+hmget", "~*msd", "~msd:{msd}:*"]
+    with running_redis(tmp_path / "own") as own, connect(own) as client:
+        client.execute_command("ACL", "SETUSER", "publisher", *(f">{PASSWORD}" if w == ">…" else w for w in publisher))
+        client.execute_command("ACL", "SETUSER", "reader", "on", f">{PASSWORD}", *reading)
+        address = f"{QUOTED}@127.0.0.1:{own.port}/0"
+        monkeypatch.setenv("REDIS_URL", f"redis://publisher:{address}")
+        world.publish()
+        monkeypatch.setenv("REDIS_URL", f"redis://reader:{address}")
+        with vector_lookup(world.workspace.root) as lookup:
+            assert lookup.lookup_both(["u001"], ["i001"])[1][1].all()
+        stats = item_plans(Path("nowhere"), "s" * 16, "f" * 16)[1]
+        for user, project in (("reader", "msd"), ("reader", "rec"), ("publisher", "rec")):
+            with link(parse_url(f"redis://{user}:{address}")) as opened, pytest.raises(ServiceError, match="NOPERM"):
+                write_rows(opened, stats, rows(3), None, project)
+
+
 @pytest.mark.parametrize(
     ("url", "said"),
     [
