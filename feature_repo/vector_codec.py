@@ -41,10 +41,6 @@ class Encoded:
     is_array: bool
     """True where Feast knows the value as Array(Float32), False where as Bytes."""
 
-    def rows(self, start: int, stop: int) -> "Encoded":
-        """Some of them, without a copy."""
-        return Encoded(payload_NB=self.payload_NB[start:stop], is_array=self.is_array)
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Codec:
