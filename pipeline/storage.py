@@ -236,7 +236,7 @@ def write_shard(path: Path, table: pa.Table) -> None:
 def write_atomically(path: Path, content: bytes) -> None:
     """Writes a small file that is there whole or not at all, whoever else writes it at the same time."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.writing")
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.writing")
     aside.write_bytes(content)
     _sync(aside)
     aside.replace(path)

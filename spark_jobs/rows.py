@@ -91,12 +91,12 @@ def _make_in_task(job: Job, missing: Sequence[int], places: Iterator[pa.RecordBa
     left = missing_shards(job, numbers)
     context = TaskContext.get()
     assert context is not None
-    _take_gpus(context)
+    take_gpus(context)
     for number in make_missing(job, left, inbox=f"task-{context.partitionId()}"):
         yield pa.RecordBatch.from_pydict({"shard": pa.array([number], pa.int64())})
 
 
-def _take_gpus(context: TaskContext) -> None:
+def take_gpus(context: TaskContext) -> None:
     """Shows torch the GPUs that Spark gave the task and no others, where Spark was asked to give any.
 
     Raises:
