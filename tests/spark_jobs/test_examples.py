@@ -127,6 +127,10 @@ def test_what_a_job_left_uncommitted_passes_for_no_shard(featured):
     run(plan, ["examples"])
     assert len(made.shards()) == 5
     assert made.table().equals(left)
+    for path in (made.shards()[1], made.shards()[3], made.folder / "manifest.json"):
+        path.unlink()
+    run(plan, ["examples"])
+    assert made.table().equals(left), "a killed run goes on at the missing shards"
     (made.folder / "manifest.json").unlink()
     run_stage(plan, stage, examples.execute)
     assert made.table().equals(left)
