@@ -12,15 +12,18 @@ import pandas as pd
 import pytest
 
 from feature_repo.feast_format import redis_keys
+from feature_repo.features import write_tuned_items, write_tuned_users
 from feature_repo.generations import Generations, State
 from feature_repo.lookup import vector_lookup
+from feature_repo.publication import publish_tuned
 from feature_repo.publish_command import activate, collect_now, ensure_published, listed, rollback
 from feature_repo.redis_address import connect
 from feature_repo.redis_server import running_redis
 from feature_repo.store import quiet_feast, require_feast
 from pipeline import schemas
-from pipeline.config import Publication
+from pipeline.config import Features, Publication, TunedPublication
 from pipeline.errors import ServiceError, SpaceMismatch, StageError, UsageError
+from pipeline.storage import commit
 
 pytestmark = [pytest.mark.redis, pytest.mark.feast, pytest.mark.slow]
 
@@ -270,6 +273,26 @@ def test_a_generation_nobody_reads_waits_until_it_is_activated(world: Any):
     assert [line.generation for line in listed(world.workspace.root)] == [first.fingerprint, third.fingerprint], (
         "what nobody ever read is replaced by the next of its kind"
     )
+
+
+def test_the_tuned_space_waits_beside_the_students(world: Any, build: ModuleType):
+    first = world.publish()
+    other = build.make_world(world.workspace.root, space=build.OTHER_SPACE, salt=5)
+    made = {}
+    for name, digits in (("tuned_item_features", "c"), ("tuned_user_features", "d"), ("tuned_publication", "f")):
+        made[name] = world.workspace.dataset(name, digits * 16, None)
+        made[name].folder.mkdir(parents=True)
+    items, users, receipt = made.values()
+    commit(items, write_tuned_items(Features(), items.folder, other.item_vectors, other.item_stats), {})
+    tables = (other.user_vectors, other.histories, other.user_stats)
+    commit(users, write_tuned_users(Features(), users.folder, *tables), {})
+    commit(receipt, publish_tuned(TunedPublication(), receipt.folder, items, users), {})
+    lines = listed(world.workspace.root)
+    assert [(line.made, line.state) for line in lines] == [("publication", "active"), ("tuned_publication", "complete")]
+    assert activate(world.workspace.root, build.OTHER_SPACE[:8]) == NEXT
+    with vector_lookup(world.workspace.root) as lookup:
+        assert lookup.space_id == build.OTHER_SPACE
+    assert rollback(world.workspace.root) == first.fingerprint
 
 
 def test_offline_only_needs_no_redis(world: Any, monkeypatch: pytest.MonkeyPatch):

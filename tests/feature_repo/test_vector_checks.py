@@ -187,3 +187,17 @@ def test_an_erased_person_is_no_key(world: Any, build: ModuleType):
     pq.write_table(pa.Table.from_pylist(rows), path)
     np.lib.format.open_memmap(made.folder / VECTORS_FILE, mode="r+")[5] = 0.0
     assert check_vectors(table_of(made, build), Publication())["panel_rows"] == ROWS - 1
+
+
+def test_a_hash_of_a_vector_tells_vectors_apart():
+    vectors_ND = np.random.default_rng(0).standard_normal((100_000, 8)).astype(np.float32)
+    assert len(np.unique(vector_checks._row_hashes(vectors_ND))) == len(vectors_ND)
+    nearly_ND = np.repeat(vectors_ND[:1], 1000, axis=0)
+    nearly_ND[np.arange(1, 1000), np.arange(1, 1000) % 8] = np.nextafter(
+        nearly_ND[np.arange(1, 1000), np.arange(1, 1000) % 8], np.float32(10), dtype=np.float32
+    )
+    assert len(np.unique(vector_checks._row_hashes(nearly_ND))) == 9, "the vector itself, and eight with one bit more"
+    turned_ND = np.ascontiguousarray(vectors_ND[:100, ::-1])
+    assert not set(vector_checks._row_hashes(turned_ND)) & set(vector_checks._row_hashes(vectors_ND))
+    signed_ND = np.array([[0.0, 1.0], [-0.0, 1.0]], dtype=np.float32)
+    assert len(np.unique(vector_checks._row_hashes(signed_ND))) == 1
