@@ -19,6 +19,7 @@ from msd_models.encoders import TextEncoder, make_encoder
 from msd_models.pace import Pace, weights_bytes
 from msd_models.vector_texts import Read, content_of
 from pipeline.config import Vectors
+from pipeline.errors import ConfigError, StageError
 from pipeline.kept_vectors import KeptVectors
 from pipeline.rows import FACTS
 from pipeline.storage import Dataset
@@ -106,7 +107,11 @@ def with_vectors(batches: Iterator[tuple[pa.RecordBatch, Sequence[Read]]], readi
 
 
 def read_with(encoder: TextEncoder, reads: Sequence[Read], *, keep_end: bool, pace: Pace) -> np.ndarray:
-    """Vectors [N, D] in float32 of texts or of behaviours; says how long it took."""
+    """Vectors [N, D] in float32 of texts or of behaviours; says how long it took.
+
+    Raises:
+        StageError: the encoder gave numbers that are none, which must not be kept.
+    """
     if not reads:
         return np.zeros((0, encoder.dimension), dtype=np.float32)
     started, tokens = time.monotonic(), encoder.tokens_read
@@ -115,6 +120,7 @@ def read_with(encoder: TextEncoder, reads: Sequence[Read], *, keep_end: bool, pa
     assert not (texts and histories), "a stage reads texts or behaviours, not both"
     vectors_ND = encoder.encode_histories(histories) if histories else encoder.encode(texts, keep_end=keep_end)
     pace.add(encoder.tokens_read - tokens, time.monotonic() - started)
+    _check_finite(vectors_ND, reads)
     return vectors_ND
 
 
@@ -122,6 +128,7 @@ class _Reader:
     def __init__(self, reading: Reading) -> None:
         self.reading = reading
         self.encoder = reading.encoder()
+        _check_size(reading.config.shard_rows, self.encoder.dimension)
         self.store = reading.store(self.encoder)
         self.pace = Pace(weights_bytes=weights_bytes(reading.config, reading.student))
 
@@ -187,3 +194,21 @@ class _Reader:
 
 def _end_of(keep_end: bool) -> str:
     return "end" if keep_end else "start"
+
+
+def _check_finite(vectors_ND: np.ndarray, reads: Sequence[Read]) -> None:
+    bad_N = ~np.isfinite(vectors_ND).all(axis=1)
+    if bad_N.any():
+        first = content_hashes(keys_of([content_of(reads[int(np.argmax(bad_N))])]))[0]
+        raise StageError(
+            f"the encoder gave NaN or infinity for {bad_N.sum():,} of {len(reads):,} texts, the first with content hash"
+            f" {first}; none of them was kept; read with dtype=float32, or see whether the student's weights are whole"
+        )
+
+
+def _check_size(shard_rows: int, dimension: int) -> None:
+    if shard_rows * dimension >= 2**31:
+        raise ConfigError(
+            f"a shard of {shard_rows:,} vectors of length {dimension:,} is too large for one table; set shard_rows to"
+            f" {2**30 // dimension:,} or less"
+        )

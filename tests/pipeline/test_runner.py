@@ -275,6 +275,13 @@ def test_a_file_named_in_a_setting_counts_by_its_bytes(root):
     assert prints[0]["teacher_outputs"] != prints[2]["teacher_outputs"]
 
 
+def test_more_shards_than_names_in_order_are_refused(root):
+    prompts = plan_in(root).dataset("prompts")
+    write_shard(prompts.folder / "part-00000.parquet", pa.table({"prompt_id": ["p"] * 100_001}))
+    with pytest.raises(ConfigError, match=r"would be 100,001 files.*--set teacher_outputs.shard_rows=11"):
+        run_stage(plan_in(root, ["teacher_outputs.shard_rows=1"]), stage_of("teach"))
+
+
 def test_shards_of_another_size_are_made_anew(root):
     assert run_alone(root, MSD_TEST_KILL_AT="2").wait(60) == -signal.SIGKILL
     plan = plan_in(root, ["teacher_outputs.shard_rows=4"])

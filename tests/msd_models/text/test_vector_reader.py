@@ -10,10 +10,12 @@ import pytest
 
 from msd_models.embed import embed_items, embed_users
 from msd_models.encoders import make_encoder
-from msd_models.vector_reader import Reading
+from msd_models.pace import Pace
+from msd_models.vector_reader import Reading, read_with
 from msd_models.vector_texts import UserReads, content_of, history_text, item_texts
 from pipeline import schemas
 from pipeline.config import Vectors
+from pipeline.errors import ConfigError, StageError
 from pipeline.kept_vectors import KeptVectors
 from pipeline.storage import Workspace
 from pipeline.texts import item_text, text_id
@@ -161,3 +163,25 @@ def test_histories_are_cut_as_a_plain_slice_cuts_them(items, item_rows, save):
     for number in (0, 1, 3, 50):
         reads = UserReads(replace(CONFIG, history_titles=number), items, save("users", schemas.USERS, []))
         assert reads.of(batch.slice(2)) == [history_text(row, titles, {}, number) for row in rows[2:]]
+
+
+class Spoilt:
+    """An encoder whose second vector is broken."""
+
+    dimension, space_id, reading, tokens_read = 3, "s" * 16, "r" * 8, 0
+
+    def encode(self, texts, *, keep_end):
+        vectors_ND = np.ones((len(texts), 3), dtype=np.float32)
+        vectors_ND[1, 2] = np.nan
+        return vectors_ND
+
+
+def test_what_is_no_number_is_named_and_not_kept():
+    with pytest.raises(StageError, match=rf"for 1 of 3 texts, the first with content hash {text_id('b')}"):
+        read_with(Spoilt(), ["a", "b", "c"], keep_end=False, pace=Pace(weights_bytes=1))
+
+
+def test_a_shard_that_no_table_can_hold_is_refused(student, items, item_stats):
+    huge = replace(CONFIG, shard_rows=2**30)
+    with pytest.raises(ConfigError, match="set shard_rows to"):
+        list(embed_items(items.batches(8), huge, item_stats, student))
