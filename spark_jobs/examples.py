@@ -20,6 +20,7 @@ from pipeline import schemas
 from pipeline.job import Job
 from pipeline.rows import forget_shard_size
 from pipeline.storage import Outcome
+from spark_jobs.entries import as_uri
 from spark_jobs.execute import execute as execute_table
 from spark_jobs.execute import read_dataset
 from spark_jobs.session import spark_schema
@@ -89,7 +90,7 @@ def _asked(labels: DataFrame, key: str) -> DataFrame:
 def _known(spark: SparkSession, numbers: RowNumbers) -> DataFrame:
     """Key, time and, under the wanted name, (time, created, number) of a view's rows."""
     plan = numbers.plan
-    files = [path.as_uri() for path in sorted(plan.files.glob("*.parquet"))]
+    files = [as_uri(path) for path in sorted(plan.files.glob("*.parquet"))]
     times = [pa.field(name, schemas.TIME) for name in ("event_timestamp", "created")]
     schema = pa.schema([plan.key, pa.field(numbers.column, pa.int64()), *times])
     at = micros("event_timestamp")

@@ -25,6 +25,7 @@ from pipeline.job import Job
 from pipeline.rejects import check_rejected_share, reasons_told
 from pipeline.schemas import REJECTED
 from pipeline.storage import Dataset, Outcome, conform
+from spark_jobs.entries import as_uri
 from spark_jobs.session import session, spark_schema
 from spark_jobs.tables import Made, held
 
@@ -87,7 +88,7 @@ def read_dataset(spark: SparkSession, dataset: Dataset) -> DataFrame:
     """A committed table as a DataFrame of its schema's types."""
     assert dataset.schema is not None
     schema = spark_schema(dataset.schema)
-    paths = [path.as_uri() for path in dataset.shards()]
+    paths = [as_uri(path) for path in dataset.shards()]
     return spark.read.schema(schema).parquet(*paths) if paths else spark.createDataFrame([], schema)
 
 
@@ -140,7 +141,7 @@ def _save_rejected(rejected: DataFrame, folder: Path) -> dict[str, int]:
 
 def _save(frame: DataFrame, folder: Path, aside: Path) -> int:
     """Writes the frame's partitions in their order as part-00000.parquet, … and returns the number of rows."""
-    frame.write.mode("overwrite").parquet(aside.as_uri())
+    frame.write.mode("overwrite").parquet(f"file://{aside.resolve()}")
     folder.mkdir(parents=True, exist_ok=True)
     files = [(path, pq.read_metadata(path).num_rows) for path in sorted(aside.glob("part-*.parquet"))]
     for number, (path, _) in enumerate(pair for pair in files if pair[1]):

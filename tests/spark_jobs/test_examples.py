@@ -57,6 +57,12 @@ def test_empty_sides_and_a_busy_key(spark, tmp_path, busy_rows):
     assert joined(spark, [], wanted, busy_rows) == []
 
 
+def test_a_folder_of_any_name_is_read_as_it_is(spark, tmp_path):
+    world = AsOfWorld({"user_vectors": [Row("u", 1, 0), Row("7", 1, 0)]}, [Label("u", None, 5), Label("7", None, 0)])
+    wanted = wanted_of(world, tmp_path / "user_id=7" / "it's [a] *{folder}? #1" / "ünï%20")
+    assert joined(spark, world.labels, wanted, examples.BUSY_ROWS) == answers(world, wanted)
+
+
 TOML = """
 [items]
 path = "items.csv"

@@ -42,6 +42,13 @@ def test_what_a_killed_run_left_behind_does_not_show(log):
     assert run(plan, ["items"]) == []
 
 
+@pytest.mark.spark
+def test_a_work_folder_of_any_name_does(log):
+    plan = log.plan(TOML, work="my wörk [1] {a} *#?%20")
+    run(plan, ["users"])
+    assert plan.dataset("users").table().num_rows == 5
+
+
 def submit(stage, world):
     """spark-submit prints what its Python process says on stdout."""
     (world.folder / "source.toml").write_text(TOML)
