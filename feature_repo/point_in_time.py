@@ -10,7 +10,6 @@ they belong by position, and hands the labels out again as they came. So a view 
 batch, and memory is that of DuckDB and eight bytes a label and number.
 """
 
-import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -55,7 +54,7 @@ class Limits:
     memory_gib: float
     """Of DuckDB; what does not fit goes to the folder for temporary files."""
     threads: int
-    """0: as many as this process has processors."""
+    """0: as many as there are processors."""
     pass_rows: int
     """Labels from which on a pass begins to join."""
 
@@ -131,14 +130,15 @@ def _numbers(
 def _connect(limits: Limits, scratch: str) -> "DuckDBPyConnection":
     import duckdb
 
-    settings = {
+    settings: dict[str, str | bool | int] = {
         "memory_limit": f"{limits.memory_gib}GiB",
-        "threads": limits.threads or len(os.sched_getaffinity(0)),
         "temp_directory": str(Path(scratch) / "duckdb"),
         "preserve_insertion_order": False,
         "autoinstall_known_extensions": False,
         "autoload_known_extensions": False,
     }
+    if limits.threads:
+        settings["threads"] = limits.threads
     return duckdb.connect(":memory:", config=settings)
 
 
