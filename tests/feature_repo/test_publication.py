@@ -1,6 +1,7 @@
 """What a publication leaves is what any Feast client reads: whole generations, one after the other, side by side."""
 
 import json
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -138,6 +139,29 @@ def test_the_registry_says_what_it_points_at_and_what_is_online(published: Any, 
     assert views["item_vectors_5eed0001_eeeeeeee"].tags["precision"] == "float32"
 
 
+@contextmanager
+def reading(work: Path, tables: dict[str, Any]) -> Iterator[list[str]]:
+    """Reads every item over and over meanwhile; yields the generations seen, `mixture` where an answer was none."""
+    wanted = {name: np.array(table.column("vector").to_pylist(), np.float32) for name, table in tables.items()}
+    seen: list[str] = []
+    ended = threading.Event()
+
+    def read() -> None:
+        with vector_lookup(work) as lookup:
+            while not ended.is_set():
+                vectors_ND, found_N = lookup.lookup("item", [f"i{k:03d}" for k in range(40)])
+                name = lookup.pointer.generation
+                seen.append(name if found_N.all() and np.array_equal(vectors_ND, wanted[name]) else "mixture")
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        yield seen
+    finally:
+        ended.set()
+        reader.join()
+
+
 def test_generations_live_side_by_side_and_readers_move_as_one(world: Any, build: ModuleType):
     work, home = world.workspace.root, world.home
     first = world.publish()
@@ -169,6 +193,10 @@ def test_generations_live_side_by_side_and_readers_move_as_one(world: Any, build
         return generation
 
     assert read_all() == NEXT
+    with reading(work, tables) as seen:
+        for _ in range(4):
+            rollback(work)
+    assert set(seen) == set(tables), "readers saw both, each of them whole"
     assert rollback(work) == first.fingerprint == read_all()
     assert activate(work, "ff") == NEXT == read_all()
     with pytest.raises(UsageError, match="no generation or space begins"):
