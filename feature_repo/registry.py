@@ -49,18 +49,6 @@ def remove_views(store: "FeatureStore", names: Iterable[str]) -> None:
     store.refresh_registry()
 
 
-def active_generation(store: "FeatureStore") -> tuple[str, str]:
-    """(space_id, generation) the service `ctr` points at.
-
-    Raises:
-        StageError: nothing is published yet.
-    """
-    services = [service for service in store.list_feature_services() if service.name == SERVICE]
-    if not services:
-        raise StageError("no vectors are published yet; run: msd run publication")
-    return services[0].tags["space_id"], services[0].tags["generation"]
-
-
 def check_spaces(space_id: str, spaces: dict[str, str]) -> None:
     """Raises SpaceMismatch where one of the named things is of another space."""
     for name, found in spaces.items():
