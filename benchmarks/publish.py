@@ -73,6 +73,9 @@ def main() -> None:
         write_watched(Path(given.write[0]), int(given.write[1]))
         return
     with tempfile.TemporaryDirectory(prefix="msd-publish-") as folder, running_redis(Path(folder)) as redis:
+        with connect(redis) as client:
+            # A snapshot in the middle of a round would be somebody's misfortune.
+            client.config_set("save", "")
         rates = measure(Path(folder), redis, given)
         print_rates(rates)
         if given.large_rows:
@@ -208,8 +211,10 @@ def redis_benchmarks(redis: Redis, given: argparse.Namespace) -> dict[str, Calla
         for connections, pipelined in ((1, 256), (50, 64)):
             flush(redis)
             options = ["-c", str(connections), "-P", str(pipelined), "-d", str(size)]
-            told = subprocess.run([*common, *options, *words], capture_output=True, text=True, check=True).stdout
-            rates.append(float(told.strip().splitlines()[-1].split('","')[1].strip('"')))
+            told = subprocess.run([*common, *options, *words], capture_output=True, text=True, check=False)
+            if told.returncode:
+                raise SystemExit(f"redis-benchmark {words[:2]} ended with {told.stdout.strip()} {told.stderr.strip()}")
+            rates.append(float(told.stdout.strip().splitlines()[-1].split('","')[1].strip('"')))
         return given.rows / max(rates)
 
     return {name: lambda words=words: best(words) for name, words in tests.items()}
