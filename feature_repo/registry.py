@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from feature_repo.definitions import SERVICE, ViewPlan, entities, feature_service, feature_view
+from feature_repo.definitions import ViewPlan, entities, feature_service, feature_view
 from pipeline.errors import SpaceMismatch, StageError
 
 if TYPE_CHECKING:
