@@ -44,8 +44,7 @@ INSTRUCTION = (
 )
 MAX_TOKENS = 256
 BATCH_ROWS = (16, 32, 64)
-CHOOSING_TEXTS = 96
-CHECKED = 120
+CHOOSING_TEXTS = 64
 BEHAVIOUR_LAYERS = 2
 WANTED_RATIO, WANTED_SHARE = 2.0, 0.75
 Side = Callable[[Sequence[str]], np.ndarray]
@@ -72,7 +71,7 @@ def main() -> None:
     if not options.without_vllm:
         sides["vllm"] = engine_side(VllmEngine(reading(folder, prompt, torch.bfloat16)), prompt)
     measure(sides, texts, prompt, load_encoder(folder, torch.bfloat16), options.rounds)
-    check({**sides, "packed int8": packed(folder, prompt, torch.int8)}, texts, prompt, folder)
+    check({**sides, "packed int8": packed(folder, prompt, torch.int8)}, texts[: options.checked], prompt, folder)
     if options.histories is None:
         time_behaviours(folder, prompt, [row for row in histories if not isinstance(row, str)])
 
@@ -224,9 +223,8 @@ def at_best_size(of_size: Callable[[int], Side], texts: Sequence[str], name: str
     return of_size(best)
 
 
-def check(sides: dict[str, Side], texts: Sequence[str], prompt: PromptIds, folder: Path) -> None:
+def check(sides: dict[str, Side], sample: Sequence[str], prompt: PromptIds, folder: Path) -> None:
     """Prints each side's cosines to transformers in float32, and the seconds it took."""
-    sample = texts[:CHECKED]
     wanted_ND = engine_side(PlainEngine(reading(folder, prompt, torch.float32)), prompt)(sample)
     for name, side in sides.items():
         started = time.perf_counter()
@@ -261,6 +259,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--num-items", type=int, default=2000)
     parser.add_argument("--num-users", type=int, default=300)
     parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--checked", type=int, default=120, help="texts whose vectors are held to float32")
     parser.add_argument("--without-vllm", action="store_true", help="leaves out the slowest to load")
     return parser.parse_args()
 

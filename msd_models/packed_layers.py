@@ -111,11 +111,13 @@ class PackedLayer:
         )
         query, key = self._woven(query), self._woven(key)
         self.query = project(query, dtype)
-        self.key_value = project(side_by_side(key, value), dtype)
+        # Rounded to eight bits, keys and the gated states (outliers that one scale a token cannot hold) cost three
+        # quarters of what int8 loses; they are a third of the arithmetic.
+        self.key_value = project(side_by_side(key, value), self.dtype)
         self.output = project(weights_of(attention.o_proj), dtype)
         self.gate = project(weights_of(dense.gate_proj, between), dtype)
         self.up = project(weights_of(dense.up_proj, between), dtype)
-        self.down = project(weights_of(dense.down_proj), dtype)
+        self.down = project(weights_of(dense.down_proj), self.dtype)
 
     def __call__(
         self,

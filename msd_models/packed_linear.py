@@ -14,6 +14,8 @@ from torch import Tensor, nn
 ROWS_HINT = 512
 """Tokens oneDNN chooses its layout for; it takes any number."""
 
+ZERO_POINT = 128
+"""What nought is as an unsigned byte: the processor multiplies unsigned activations by signed weights."""
 Weights = tuple[Tensor, Tensor | None]
 """weight_OI and bias_O."""
 
@@ -106,17 +108,34 @@ class Int8Projection(PlainProjection):
 
     def __init__(self, weight_OI: Tensor, bias_O: Tensor | None) -> None:
         """Rounds the weights."""
-        scale_O = weight_OI.float().abs().amax(dim=1).clamp(min=1e-12) / 127
-        self.weight_IO = (weight_OI.float() / scale_O[:, None]).round_().to(torch.int8).t().contiguous()
-        self.scale_O = scale_O
+        self.scale_O = weight_OI.float().abs().amax(dim=1).clamp(min=1e-12) / 127
         self.bias_O = bias_O
+        rounded_OI = (weight_OI.float() / self.scale_O[:, None]).round_().to(torch.int8)
+        # Without these instructions oneDNN's eight-bit products may overflow between two additions.
+        self.is_fused = torch._C._has_mkldnn and torch.cpu._is_vnni_supported()
+        if self.is_fused:
+            self.zero_O = torch.zeros(len(rounded_OI), dtype=torch.int64)
+            self.weight = torch.ops.onednn.qlinear_prepack(rounded_OI, None)
+        else:
+            self.weight = rounded_OI.t().contiguous()
 
     def __call__(self, x_SI: Tensor) -> Tensor:
         """The product [S, O]."""
         scale_S1 = x_SI.abs().amax(dim=1, keepdim=True).float().clamp_(min=1e-12).div_(127)
-        rounded_SI = (x_SI / scale_S1).round_().to(torch.int8)
-        product_SO = torch._int_mm(rounded_SI, self.weight_IO).float().mul_(scale_S1).mul_(self.scale_O)
-        return (product_SO if self.bias_O is None else product_SO.add_(self.bias_O)).to(x_SI.dtype)
+        rounded_SI = x_SI.float().div_(scale_S1).round_()
+        if self.is_fused:
+            product_SO = self._fused(rounded_SI.add_(ZERO_POINT).to(torch.uint8), x_SI.dtype)
+        else:
+            product_SO = (torch._int_mm(rounded_SI.to(torch.int8), self.weight) * self.scale_O).to(x_SI.dtype)
+        product_SO *= scale_S1.to(x_SI.dtype)
+        return product_SO if self.bias_O is None else product_SO.add_(self.bias_O)
+
+    def _fused(self, x_SI: Tensor, dtype: torch.dtype) -> Tensor:
+        """The product with the weights' scales, which leaves the 32-bit sums in registers."""
+        made: Tensor = torch.ops.onednn.qlinear_pointwise(
+            x_SI, 1.0, ZERO_POINT, self.weight, self.scale_O, self.zero_O, None, 1.0, 0, dtype, "none", [], ""
+        )
+        return made
 
 
 def _has_onednn(dtype: torch.dtype) -> bool:

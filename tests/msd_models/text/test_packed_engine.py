@@ -4,15 +4,18 @@ import numpy as np
 import pytest
 import torch
 from cut_models import make_model
+from hostile_titles import HOSTILE_TITLES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from msd_models.engines import ModelReading
-from msd_models.language_model import MINILM, model_folder
+from msd_models.language_model import MINILM, SMOLLM2, load_tokenizer, model_folder
 from msd_models.packed_attention import FUSED_TOKENS, Layout
 from msd_models.packed_engine import PackedEngine
 from msd_models.plain_engine import PlainEngine
+from msd_models.student_prompt import prompt_ids
 from msd_models.token_batches import packed_batches
+from pipeline import assets
 from pipeline.errors import ConfigError
 
 INSTRUCTION = (5, 9, 2)
@@ -98,6 +101,27 @@ def test_narrow_numbers_stay_close(folders, dtype, least, pooling):
     wanted = one_by_one(folders["Llama"], TEXTS, pooling=pooling)
     made = PackedEngine(reading(folders["Llama"], dtype=dtype, pooling=pooling)).read(prompts(TEXTS))
     assert cosines(made, wanted).min() > least
+
+
+@pytest.fixture(scope="module")
+def real_prompts():
+    """Real, hostile and odd texts as the student reads them: the instruction's tokens, and whole prompts."""
+    prompt = prompt_ids(load_tokenizer(model_folder(SMOLLM2)))
+    lines = (assets.locate("movielens-100k") / "ml-100k.item").read_text(encoding="utf-8").splitlines()
+    texts = [line.split("\t")[1] for line in lines[1:13]] + list(HOSTILE_TITLES[:4])
+    texts += ["", "\u202e\x00 naïve 漢字 👩‍👩‍👧", "long " * 999]
+    return tuple(prompt.instruction), prompt.of_all(texts, max_tokens=128, keep_end=False)
+
+
+@pytest.mark.parametrize("pooling", ["last", "mean"])
+def test_thirty_trained_layers_stay_close_on_real_texts(real_prompts, pooling):
+    """The built-in model whole: what a student of a few of its layers rounds away is less."""
+    instruction, ids = real_prompts
+    same = {"instruction": instruction, "pooling": pooling, "max_tokens": 128}
+    wanted = PlainEngine(reading(model_folder(SMOLLM2), **same)).read(ids)
+    for dtype, least in ((torch.bfloat16, 0.999), (torch.int8, 0.98)):
+        made = PackedEngine(reading(model_folder(SMOLLM2), dtype=dtype, **same)).read(ids)
+        assert cosines(made, wanted).min() > least
 
 
 def test_a_text_alone_and_among_others_is_the_same_text(folders):
