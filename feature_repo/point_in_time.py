@@ -76,9 +76,8 @@ def join_as_of(
     _check(limits)
     with tempfile.TemporaryDirectory(prefix="msd-join-") as scratch:
         spool = Path(scratch) / "labels.arrow"
-        while num_batches := _fill(spool, labels, limits.pass_rows):
-            columns = _numbers(spool, wanted, limits, scratch)
-            yield from _handed_out(spool, num_batches, columns)
+        while _fill(spool, labels, limits.pass_rows):
+            yield from _handed_out(spool, _numbers(spool, wanted, limits, scratch))
 
 
 def _check(limits: Limits) -> None:
@@ -89,20 +88,24 @@ def _check(limits: Limits) -> None:
         )
 
 
-def _fill(spool: Path, labels: Iterator[pa.RecordBatch], pass_rows: int) -> int:
-    """Takes batches until they hold pass_rows labels and puts them on disk; returns how many it took."""
-    num_batches = num_rows = 0
-    first = next(labels, None)
-    if first is None:
-        return 0
-    with pa.OSFile(str(spool), "wb") as sink, pa.ipc.new_stream(sink, first.schema) as stream:
-        batch: pa.RecordBatch | None = first
-        while batch is not None:
-            stream.write_batch(batch)
-            num_batches += 1
-            num_rows += batch.num_rows
-            batch = next(labels, None) if num_rows < pass_rows else None
-    return num_batches
+def _fill(spool: Path, labels: Iterator[pa.RecordBatch], pass_rows: int) -> bool:
+    """Takes batches until they hold pass_rows labels and puts them on disk; False where there was none to take."""
+    batch = next(labels, None)
+    if batch is None:
+        return False
+    num_rows = 0
+    try:
+        with pa.OSFile(str(spool), "wb") as sink, pa.ipc.new_stream(sink, batch.schema) as stream:
+            while batch is not None:
+                stream.write_batch(batch)
+                num_rows += batch.num_rows
+                batch = next(labels, None) if num_rows < pass_rows else None
+    except OSError as error:
+        raise StageError(
+            f"the point-in-time join cannot read its labels or keep them under {tempfile.gettempdir()} ({error}); free"
+            " some of it, set TMPDIR to a larger disk, or take fewer at once: --set examples.pass_rows=…"
+        ) from error
+    return True
 
 
 def _numbers(
@@ -190,7 +193,8 @@ def _query(numbers: RowNumbers, *, is_long: bool) -> str:
     """
 
 
-def _handed_out(spool: Path, num_batches: int, columns: dict[str, npt.NDArray[np.int64]]) -> Iterator[pa.RecordBatch]:
+def _handed_out(spool: Path, columns: dict[str, npt.NDArray[np.int64]]) -> Iterator[pa.RecordBatch]:
+    """The pass's batches as they came, with the columns."""
     start = 0
     for batch in _spooled(spool):
         stop = start + batch.num_rows

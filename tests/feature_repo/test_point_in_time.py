@@ -1,5 +1,6 @@
 """The join of row numbers against a plain search and against Feast's own, and what ends it."""
 
+import errno
 import tempfile
 from dataclasses import replace
 from datetime import timedelta
@@ -105,6 +106,21 @@ def test_a_torn_or_absent_file_is_a_sentence_with_the_next_command(tmp_path):
         path.unlink()
     with pytest.raises(StageError, match="msd run item_features user_features"):
         joined([Label("u", None, 5)], wanted)
+
+
+def test_memory_and_disk_that_do_not_do_are_sentences(tmp_path):
+    plan = write_view(tmp_path / "view", "user_vectors", [Row(f"u{n}", n, 0) for n in range(50_000)])
+    wanted = [RowNumbers(name="number", plan=plan, column="number")]
+    labels = [Label(f"u{n}", None, n) for n in range(50_000)]
+    with pytest.raises(StageError, match=r"examples\.memory_gib"):
+        joined(labels, wanted, limits=replace(LIMITS, memory_gib=0.003))
+    with pytest.raises(StageError, match=r"No space left.*examples\.pass_rows"):
+        list(join_as_of(disk_is_full_after(label_table(labels).to_batches()), wanted, LIMITS))
+
+
+def disk_is_full_after(batches):
+    yield from batches
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 @pytest.mark.feast
