@@ -108,16 +108,16 @@ def real_prompts():
     """Real, hostile and odd texts as the student reads them: the instruction's tokens, and whole prompts."""
     prompt = prompt_ids(load_tokenizer(model_folder(SMOLLM2)))
     lines = (assets.locate("movielens-100k") / "ml-100k.item").read_text(encoding="utf-8").splitlines()
-    texts = [line.split("\t")[1] for line in lines[1:13]] + list(HOSTILE_TITLES[:4])
+    texts = [line.split("\t")[1] for line in lines[1:7]] + list(HOSTILE_TITLES[:2])
     texts += ["", "\u202e\x00 naïve 漢字 👩‍👩‍👧", "long " * 999]
-    return tuple(prompt.instruction), prompt.of_all(texts, max_tokens=128, keep_end=False)
+    return tuple(prompt.instruction), prompt.of_all(texts, max_tokens=64, keep_end=False)
 
 
 @pytest.mark.parametrize("pooling", ["last", "mean"])
 def test_thirty_trained_layers_stay_close_on_real_texts(real_prompts, pooling):
     """The built-in model whole: what a student of a few of its layers rounds away is less."""
     instruction, ids = real_prompts
-    same = {"instruction": instruction, "pooling": pooling, "max_tokens": 128}
+    same = {"instruction": instruction, "pooling": pooling, "max_tokens": 64}
     wanted = PlainEngine(reading(model_folder(SMOLLM2), **same)).read(ids)
     for dtype, least in ((torch.bfloat16, 0.999), (torch.int8, 0.98)):
         made = PackedEngine(reading(model_folder(SMOLLM2), dtype=dtype, **same)).read(ids)
