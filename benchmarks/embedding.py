@@ -16,6 +16,7 @@ the texts are MovieLens-100K's.
 import argparse
 import random
 import statistics
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -196,7 +197,12 @@ def sentence_transformers_side(folder: Path) -> Callable[[int], Side]:
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
-    module = Transformer(str(folder), max_seq_length=MAX_TOKENS, model_kwargs={"dtype": torch.bfloat16})
+    # With a chat template beside the model, sentence-transformers would wrap every text in a user's turn.
+    plain = Path(tempfile.mkdtemp(prefix="msd-plain-"))
+    for file in folder.iterdir():
+        if file.name != "chat_template.jinja":
+            (plain / file.name).symlink_to(file)
+    module = Transformer(str(plain), max_seq_length=MAX_TOKENS, model_kwargs={"dtype": torch.bfloat16})
     module.tokenizer.padding_side = "right"
     pooling = Pooling(module.get_embedding_dimension(), pooling_mode="lasttoken")
     model = SentenceTransformer(modules=[module, pooling], device="cpu")
