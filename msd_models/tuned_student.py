@@ -61,13 +61,14 @@ def tune(config: TunedStudent, folder: Path, **datasets: Dataset) -> Outcome:
     _check(config)
     reading = _reading(datasets)
     inputs = open_inputs(datasets["ctr_records"].folder)
-    if config.max_steps == 0:
-        details = _left_as_it_is(folder, datasets["student"], "max_steps is 0")
+    why_not = _why_not(config, reading)
+    if why_not:
+        details = _left_as_it_is(folder, datasets["student"], why_not)
     else:
         details = _tuned(config, folder, reading, datasets)
     shutil.rmtree(folder / WORK, ignore_errors=True)
     num_train = inputs.num_rows("train")
-    drawn = min(num_train, config.max_steps * config.batch_size)
+    drawn = 0 if why_not else min(num_train, config.max_steps * config.batch_size)
     told = {"reading": {"items": asdict(reading.items), "users": asdict(reading.users)}, **details}
     return Outcome(rows_in=num_train, rows_ok=drawn, rows_skipped=num_train - drawn, details=told)
 
@@ -92,6 +93,17 @@ def _reading(datasets: Mapping[str, Dataset]) -> Reading:
         )
     settings = {name: (datasets[name].manifest or {})["settings"] for name in ("item_vectors", "user_vectors")}
     return Reading(items=Vectors(**settings["item_vectors"]), users=Vectors(**settings["user_vectors"]))
+
+
+def _why_not(config: TunedStudent, reading: Reading) -> str:
+    """Why there is nothing to tune; empty where there is."""
+    if config.max_steps == 0:
+        return "max_steps is 0"
+    if "behaviours" in (reading.items.mode, reading.users.mode):
+        return "users are read as behaviours, and the adapters are trained on texts"
+    if "int8" in (reading.items.dtype, reading.users.dtype):
+        return "its vectors are computed in int8, which has no gradient"
+    return ""
 
 
 def _left_as_it_is(folder: Path, student: Dataset, why: str) -> dict[str, Any]:

@@ -120,6 +120,19 @@ def test_no_steps_leave_the_student_and_its_space(tmp_path, world):
     assert left.details["reading"]["users"]["max_tokens"] == READING.max_tokens
 
 
+@pytest.mark.parametrize("read", [{"mode": "behaviours"}, {"dtype": "int8"}])
+def test_what_adapters_cannot_be_trained_on_leaves_the_student(tmp_path, world, read):
+    other = world["user_vectors"]
+    vectors = Workspace(tmp_path).dataset("user_vectors", "3" * 16, other.schema)
+    vectors.folder.mkdir(parents=True)
+    told = {**other.manifest, "settings": {**other.manifest["settings"], **read}}
+    (vectors.folder / "manifest.json").write_text(json.dumps(told))
+    left = made(tmp_path, {**world, "user_vectors": vectors}, CONFIG)
+    assert not left.details["is_tuned"]
+    assert left.manifest["rows_ok"] == 0
+    assert left.details["reading"]["users"].items() >= read.items()
+
+
 def test_a_tuning_that_does_not_help_leaves_the_student(tmp_path, world):
     left = made(tmp_path, world, replace(CONFIG, learning_rate=1e-12, max_steps=2))
     assert not left.details["is_tuned"]
