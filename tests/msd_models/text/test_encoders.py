@@ -102,7 +102,7 @@ def test_a_closed_encoder_loads_again(student):
 
 
 def test_auto_tries_each_engine_once_and_says_which_it_took(student, capsys):
-    texts = [f"drums and gliders and more of them {number}" for number in range(1500)]
+    texts = [f"drums and gliders and more of them {number}" for number in range(5000)]
     encoder = StudentEncoder(student, FLOAT32)
     made = encoder.encode(texts, keep_end=False)
     encoder.encode(texts, keep_end=False)
@@ -123,7 +123,7 @@ def test_auto_takes_transformers_for_a_model_that_cannot_be_packed(capsys):
         max_tokens=32,
         batch_tokens=1024,
     )
-    few, many = [[101, 2054, 102]], [[101, 2054, 102]] * 5000
+    few, many = [[101, 2054, 102]], [[101, 2054, 102]] * 20_000
     assert isinstance(engine_choice.open_engine("auto", reading, few), PlainEngine)
     assert "is not built like Llama" in capsys.readouterr().err
     assert isinstance(engine_choice.open_engine("auto", reading, many), PlainEngine)
