@@ -1,0 +1,6 @@
+"""item_text_vectors inside Spark executors: `spark-submit spark_jobs/item_text_vectors.py` (docs/spark.md)."""
+
+if __name__ == "__main__":
+    from spark_jobs.submit import submit
+
+    submit("item_text_vectors")
