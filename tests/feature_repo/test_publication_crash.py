@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -56,8 +58,22 @@ def second(world: Any, build: ModuleType) -> Any:
     return many
 
 
-def begin(work: Path, name: str = NEXT) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-c", PUBLISH, str(work), name], stderr=subprocess.PIPE)
+@contextmanager
+def begun(work: Path, name: str = NEXT) -> Iterator[subprocess.Popen[bytes]]:
+    """A publication in a process of its own, which does not outlive the test."""
+    process = subprocess.Popen([sys.executable, "-c", PUBLISH, str(work), name], stderr=subprocess.PIPE)
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def said_at_the_end(process: subprocess.Popen[bytes]) -> bytes:
+    assert process.stderr is not None
+    said = process.stderr.read()
+    process.wait(timeout=120)
+    return said
 
 
 def read_whole(work: Path, tables: dict[str, Any]) -> str:
@@ -74,11 +90,9 @@ def read_whole(work: Path, tables: dict[str, Any]) -> str:
 
 def killed_after(work: Path, generations: Generations, shards: int) -> set[int]:
     """Begins a publication, kills it once so many shards are there, and says which are."""
-    process = begin(work)
-    while process.poll() is None and len(generations.written_shards(NEXT)) < shards:
-        time.sleep(0.001)
-    process.kill()
-    process.communicate()
+    with begun(work) as process:
+        while process.poll() is None and len(generations.written_shards(NEXT)) < shards:
+            time.sleep(0.001)
     return generations.written_shards(NEXT)
 
 
@@ -96,30 +110,31 @@ def test_killed_at_random_moments_readers_stay_on_one_generation(second: Any, wo
         assert read_whole(work, tables) in tables
         # A server that lost its data has lost the marks of it, and everything is written anew.
         client.flushall()
-        process = begin(work)
-        _, said = process.communicate(timeout=120)
-        assert process.returncode == 0, said
+        with begun(work) as process:
+            said = said_at_the_end(process)
+            assert process.returncode == 0, said
         assert read_whole(work, tables) == NEXT
         assert [each.state for each in generations.all()] == [State.COMPLETE]
 
 
 def test_two_publishers_at_once_one_wins_and_one_says_so(second: Any, world: Any):
     work = second.workspace.root
-    with running_redis(work) as redis, connect(redis) as client:
-        process = begin(work)
+    with running_redis(work) as redis, connect(redis) as client, begun(work) as process:
         while process.poll() is None and not client.exists("msd:{msd}:publisher"):
             time.sleep(0.001)
+        # Held still, so that it is surely at work when the other one comes.
+        os.kill(process.pid, signal.SIGSTOP)
         with pytest.raises(BusyError, match=f"at work .process {process.pid} on .*, since 20"):
             world.publish("d" * 16)
-        _, said = process.communicate(timeout=120)
+        os.kill(process.pid, signal.SIGCONT)
+        said = said_at_the_end(process)
         assert process.returncode == 0, said
     assert [(line.generation[0], line.state) for line in listed(work)] == [("e", "previous"), ("f", "active")]
 
 
 def test_a_stopped_publisher_whose_lock_went_to_another_cannot_switch(second: Any, world: Any, build: ModuleType):
     work = second.workspace.root
-    with running_redis(work) as redis, connect(redis) as client:
-        process = begin(work)
+    with running_redis(work) as redis, connect(redis) as client, begun(work) as process:
         generations = Generations(client, "msd")
         while process.poll() is None and len(generations.written_shards(NEXT)) < 5:
             time.sleep(0.001)
@@ -127,7 +142,7 @@ def test_a_stopped_publisher_whose_lock_went_to_another_cannot_switch(second: An
         # Its lock has run out meanwhile, and a publisher on another machine has taken it.
         client.set("msd:{msd}:publisher", '{"token": "other", "host": "elsewhere", "pid": 1, "since": "today"}')
         os.kill(process.pid, signal.SIGCONT)
-        _, said = process.communicate(timeout=120)
+        said = said_at_the_end(process)
         assert process.returncode != 0
         assert b"the publisher's lock went to another publisher" in said
         assert client.get("msd:{msd}:publisher"), "the other's lock is not released"
