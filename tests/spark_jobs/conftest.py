@@ -53,12 +53,20 @@ def jsonl(rows: list[dict[str, Any]]) -> str:
 
 
 @pytest.fixture(scope="session")
-def spark() -> Iterator[Any]:
-    from spark_jobs.session import session, stop
+def stopped_at_the_end() -> Iterator[None]:
+    yield
+    from spark_jobs.session import stop
 
-    yield session()
     stop()
     gc.collect()
+
+
+@pytest.fixture(scope="module")
+def spark(stopped_at_the_end: None) -> Any:
+    """The session of the room; another one where a whole flow, which ends Spark before models load, went before."""
+    from spark_jobs.session import session
+
+    return session()
 
 
 @pytest.fixture
