@@ -62,7 +62,7 @@ def test_what_a_maker_cannot_do_is_its_own_sentence(root):
 
 
 def test_a_bug_in_a_worker_ends_the_stage(root, capfd):
-    with pytest.raises(StageError, match="item_vectors worker [12] of 2 ended with exit code 1"):
+    with pytest.raises(StageError, match=r"item_vectors worker [12] of 2 ended with exit code 1"):
         run_stage(plan_in(root, processes=2), stage_of("crash"))
     assert "ZeroDivisionError" in capfd.readouterr().err
 
