@@ -24,7 +24,7 @@ KILLED_AFTER_SECONDS = {
     "student": 4.0,
     "user_vectors": 0.1,
     "user_features": 0.02,
-    "publication": 6.0,
+    "publication": 1.5,
     "examples": 0.05,
     "ctr_model": 3.0,
     "report": 0.02,
