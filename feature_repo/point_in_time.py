@@ -57,6 +57,13 @@ class Limits:
     """0: as many as there are processors."""
     pass_rows: int
     """Labels from which on a pass begins to join."""
+    scratch: Path | None = None
+    """Folder for temporary files; None: the system's."""
+
+    @property
+    def scratch_shown(self) -> str:
+        """The folder, as messages name it."""
+        return str(self.scratch or tempfile.gettempdir())
 
 
 def join_as_of(
@@ -74,9 +81,9 @@ def join_as_of(
         StageError: a view cannot be read, or memory or disk do not do.
     """
     _check(limits)
-    with tempfile.TemporaryDirectory(prefix="msd-join-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="msd-join-", dir=limits.scratch) as scratch:
         spool = Path(scratch) / "labels.arrow"
-        while _fill(spool, labels, limits.pass_rows):
+        while _fill(spool, labels, limits):
             yield from _handed_out(spool, _numbers(spool, wanted, limits, scratch))
 
 
@@ -88,7 +95,7 @@ def _check(limits: Limits) -> None:
         )
 
 
-def _fill(spool: Path, labels: Iterator[pa.RecordBatch], pass_rows: int) -> bool:
+def _fill(spool: Path, labels: Iterator[pa.RecordBatch], limits: Limits) -> bool:
     """Takes batches until they hold pass_rows labels and puts them on disk; False where there was none to take."""
     batch = next(labels, None)
     if batch is None:
@@ -99,10 +106,10 @@ def _fill(spool: Path, labels: Iterator[pa.RecordBatch], pass_rows: int) -> bool
             while batch is not None:
                 stream.write_batch(batch)
                 num_rows += batch.num_rows
-                batch = next(labels, None) if num_rows < pass_rows else None
+                batch = next(labels, None) if num_rows < limits.pass_rows else None
     except OSError as error:
         raise StageError(
-            f"the point-in-time join cannot read its labels or keep them under {tempfile.gettempdir()} ({error}); free"
+            f"the point-in-time join cannot read its labels or keep them under {limits.scratch_shown} ({error}); free"
             " some of it, set TMPDIR to a larger disk, or take fewer at once: --set examples.pass_rows=…"
         ) from error
     return True
@@ -119,7 +126,7 @@ def _numbers(
             return {numbers.name: _joined(connection, numbers, num_rows) for numbers in wanted}
     except duckdb.OutOfMemoryException as error:
         raise StageError(
-            f"the point-in-time join ran out of its {limits.memory_gib} GiB or of disk under {tempfile.gettempdir()}"
+            f"the point-in-time join ran out of its {limits.memory_gib} GiB or of disk under {limits.scratch_shown}"
             f" ({str(error).splitlines()[0]}); give it more: --set examples.memory_gib=…, or TMPDIR on a larger disk"
         ) from error
     except (duckdb.IOException, duckdb.InvalidInputException) as error:

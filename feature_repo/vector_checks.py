@@ -42,6 +42,7 @@ class Table:
     active_folder: Path | None = None
     """The same dataset of the active generation; None where there is none in this work folder."""
     active_space_id: str = ""
+    max_hashed_rows: int = MAX_HASHED_ROWS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,7 +173,7 @@ def _duplicates(
     session: "DuckDBPyConnection", table: Table, vectors_ND: Matrix, config: Publication
 ) -> dict[str, float]:
     hashes_N = np.concatenate([_row_hashes(block_ND) for _, block_ND in _blocks(vectors_ND)])
-    parts = -(-len(hashes_N) // MAX_HASHED_ROWS)
+    parts = -(-len(hashes_N) // table.max_hashed_rows)
     rows = np.flatnonzero(hashes_N % np.uint64(parts) == 0)
     import pyarrow as pa
 

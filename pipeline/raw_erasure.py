@@ -18,18 +18,8 @@ from pipeline.errors import SourceError
 from pipeline.parquet_rows import put_in_place, rewrite
 from pipeline.person import Person
 from pipeline.raw_rows import Layout, Piece, delimited, json_document, json_lines
-from pipeline.source import Files, Format, Source
+from pipeline.source import ENDINGS, Files, Format, Source
 
-ENDINGS = {
-    ".csv": Format.CSV,
-    ".tsv": Format.TSV,
-    ".txt": Format.TSV,
-    ".jsonl": Format.JSONL,
-    ".ndjson": Format.JSONL,
-    ".json": Format.JSON,
-    ".parquet": Format.PARQUET,
-    ".pq": Format.PARQUET,
-}
 PUBLISHED = {
     ("events", Format.MIND): {"train/behaviors.tsv": (5, 1), "dev/behaviors.tsv": (5, 1)},
     ("events", Format.KDD_CUP_2012): {"training.txt": (12, 11)},

@@ -16,6 +16,7 @@ from typing import Any
 from pipeline import assets
 from pipeline.errors import SourceError
 from pipeline.source_tables import (
+    ENDINGS,
     EventsTable,
     Files,
     Format,
@@ -29,6 +30,7 @@ from pipeline.source_tables import (
 )
 
 __all__ = [
+    "ENDINGS",
     "EventsTable",
     "Files",
     "Format",

@@ -19,6 +19,19 @@ class Format(StrEnum):
     KDD_CUP_2012 = "kdd-cup-2012"
 
 
+ENDINGS = {
+    ".csv": Format.CSV,
+    ".tsv": Format.TSV,
+    ".txt": Format.TSV,
+    ".jsonl": Format.JSONL,
+    ".ndjson": Format.JSONL,
+    ".json": Format.JSON,
+    ".parquet": Format.PARQUET,
+    ".pq": Format.PARQUET,
+}
+"""What `auto` takes a file for: whoever reads a source, and whoever takes a person out of it."""
+
+
 class SplitBy(StrEnum):
     """How labels are divided into train, valid and test."""
 

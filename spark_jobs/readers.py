@@ -13,22 +13,11 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from pipeline.errors import SourceError
-from pipeline.source import Files, Format
+from pipeline.source import ENDINGS, Files, Format
 from spark_jobs import kdd_cup_2012, mind
 from spark_jobs.delimited import read_delimited
 from spark_jobs.documents import read_json, read_jsonl, read_parquet
 from spark_jobs.entries import ROW_ORDER, Entry
-
-ENDINGS = {
-    ".csv": Format.CSV,
-    ".tsv": Format.TSV,
-    ".txt": Format.TSV,
-    ".jsonl": Format.JSONL,
-    ".ndjson": Format.JSONL,
-    ".json": Format.JSON,
-    ".parquet": Format.PARQUET,
-    ".pq": Format.PARQUET,
-}
 
 _READERS: dict[Format, Callable[[SparkSession, Entry], DataFrame]] = {
     Format.CSV: read_delimited,

@@ -76,13 +76,12 @@ def test_no_label_and_no_row(tmp_path):
     assert list(join_as_of(iter([]), wanted, LIMITS)) == []
 
 
-def test_nothing_is_left_behind_by_a_reader_that_stops(tmp_path, monkeypatch):
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
+def test_nothing_is_left_behind_by_a_reader_that_stops(tmp_path):
     (tmp_path / "scratch").mkdir()
     plan = write_view(tmp_path / "view", "user_vectors", [Row("u", 1, 0)])
     wanted = [RowNumbers(name="number", plan=plan, column="number")]
     batch = label_table([Label("u", None, 5)] * 4).to_batches()[0]
-    reader = join_as_of(iter([batch, batch]), wanted, LIMITS)
+    reader = join_as_of(iter([batch, batch]), wanted, replace(LIMITS, scratch=tmp_path / "scratch"))
     assert next(reader).column("number").to_pylist() == [0] * 4
     assert list((tmp_path / "scratch").iterdir())
     reader.close()
