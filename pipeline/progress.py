@@ -1,15 +1,18 @@
 """Progress for people: a bar with rate and time left on a terminal, a plain line every few seconds elsewhere.
 
-Everything goes to stderr, so that what a command prints can be piped.
+Everything goes to stderr, so that what a command prints can be piped. With MSD_LOG=json the lines are for machines: see
+`pipeline.log_lines`.
 """
 
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from pipeline import log_lines
 
 CONSOLE = Console(stderr=True, highlight=False)
 LINE_SECONDS = 10.0
@@ -23,15 +26,25 @@ class Advance(Protocol):
         """Adds amount, in the unit the progress was opened with."""
 
 
-def note(message: str) -> None:
-    """One line for the person watching."""
-    CONSOLE.print(message, markup=False, soft_wrap=True)
+def note(message: str, level: str = "info", **fields: Any) -> None:
+    """One line for the person watching.
+
+    Args:
+        message: a sentence, which is all a person sees.
+        level: info, warning or error; for machines.
+        fields: the facts in it by name; for machines.
+    """
+    if log_lines.is_json():
+        log_lines.write(message, level, **fields)
+    else:
+        CONSOLE.print(log_lines.without_secrets(message), markup=False, soft_wrap=True)
 
 
 @contextmanager
 def progress(description: str, total: float | None, unit: str = "rows") -> Iterator[Advance]:
     """Shows how far a long piece of work is; yields the function that advances it."""
-    shown = _terminal_bar(description, total, unit) if CONSOLE.is_terminal else _plain_lines(description, total, unit)
+    is_watched = CONSOLE.is_terminal and not log_lines.is_json()
+    shown = _terminal_bar(description, total, unit) if is_watched else _plain_lines(description, total, unit)
     with shown as advance:
         yield advance
 
@@ -82,6 +95,7 @@ def _plain_lines(description: str, total: float | None, unit: str) -> Iterator[A
             rate = done / (now - started)
             left = f", {(total - done) / rate:,.0f} s left" if total and rate > 0 else ""
             of_total = f" of {total:,.0f}" if total else ""
-            note(f"  {description}: {done:,.0f}{of_total} {unit}, {rate:,.1f}/s{left}")
+            told = {"task": description, "done": done, "total": total, "unit": unit, "per_second": round(rate, 3)}
+            note(f"  {description}: {done:,.0f}{of_total} {unit}, {rate:,.1f}/s{left}", **told)
 
     yield advance
