@@ -39,6 +39,8 @@ class Interactions:
     """Above this share of rejected rows the stage fails instead of going on with what is left."""
     latest_time: str = "2035-01-01"
     """An event from this date on is rejected; a fixed date, so that no result depends on the day of the run."""
+    last_day: str = ""
+    """Events after this UTC day, like 2026-11-20, are skipped; empty keeps all. `--date` sets it."""
     seed: int = 0
     """Of sampled negatives and of a split by user."""
     spark_partitions: int = _free(0)
@@ -560,6 +562,32 @@ class CtrModel:
     threads: int = _free(1)
     """Threads of a training on a CPU; another number changes the last digits only. One: steps of some 20 ms gain little
     from a second thread and wait for it whenever the machine has other work."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CanaryModel:
+    """Settings of canary_model: see docs/gates.md."""
+
+    arm: str = "msd_frozen"
+    """The arm that is trained; one that reads the student's vectors."""
+    seeds: tuple[int, ...] = (1, 2, 3)
+    """One training per seed."""
+    embedding_dim: int = 8
+    """Width of an id or field embedding."""
+    hidden: tuple[int, ...] = (64, 32)
+    """Widths of the dense layers."""
+    adaptor_dim: int = 32
+    """Width of e' = MLP(e)."""
+    learning_rate: float = 5e-3
+    """Of Adam."""
+    batch_size: int = 1024
+    """Rows per step; fewer where an epoch would have fewer than 50 steps."""
+    max_epochs: int = 5
+    """Upper bound of passes over the training rows."""
+    patience: int = 2
+    """Training stops when the valid AUC has not risen for so many epochs; the best epoch is kept."""
+    threads: int = _free(1)
+    """Threads of a training on a CPU."""
 
 
 @dataclass(frozen=True, kw_only=True)

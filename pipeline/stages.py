@@ -428,6 +428,15 @@ STAGES: tuple[Stage, ...] = (
         version=3,
     ),
     Stage(
+        name="canary_model",
+        summary="one small arm on a generation's vectors, tried before readers are pointed at it",
+        inputs=("ctr_records", "item_features", "user_features"),
+        kind=Kind.ARTIFACT,
+        maker="msd_models.canary_model:train_canary",
+        config=config.CanaryModel,
+        package_files=("msd_models/arms.toml",),
+    ),
+    Stage(
         name="report",
         summary="metrics, intervals and plots: report.json and report.html",
         inputs=REPORTED,
