@@ -10,6 +10,7 @@ import typer
 
 from pipeline import runner, settings
 from pipeline.errors import MsdError, UsageError
+from pipeline.partitions import Partition, open_partition, partition_plan, read_partition
 from pipeline.runner import Plan
 from pipeline.source import built_in_sources, load_source
 from pipeline.storage import Workspace
@@ -17,7 +18,8 @@ from pipeline.storage import Workspace
 ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "passive"}
 """Nothing comes from a model hub; and threads that wait sleep, since on a shared machine spinning ones slow training
 down ten times."""
-DEFAULTS = {"source": "movielens-100k", "preset": "small", "overrides": []}
+SOURCE, PRESET = "movielens-100k", "small"
+DEFAULTS: dict[str, Any] = {"source": SOURCE, "preset": PRESET, "overrides": []}
 
 SourceOption = Annotated[
     str | None,
@@ -44,13 +46,53 @@ WorkOption = Annotated[Path, typer.Option("--work", help="The folder datasets ar
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")]
 
 
-def plan_of(work: Path, source: str | None, preset: str | None, overrides: Iterable[str] | None) -> Plan:
+DateOption = Annotated[
+    str | None,
+    typer.Option(
+        "--date",
+        metavar="YYYY-MM-DD",
+        help="The datasets as of the end of that UTC day, which msd open has recorded with its source and settings.",
+        show_default=False,
+    ),
+]
+
+
+def plan_of(
+    work: Path, source: str | None, preset: str | None, overrides: Iterable[str] | None, date: str | None = None
+) -> Plan:
     """The datasets that a call means; what it leaves out is as in the last run of that work folder.
 
+    Args:
+        work: the work folder.
+        source: as the option has it.
+        preset: as the option has it.
+        overrides: `stage.key=value`.
+        date: of a day that was opened, whose record says the rest.
+
     Raises:
-        UsageError: the work folder is a file, or a source or setting is wrong.
+        UsageError: the work folder is a file, a source or setting is wrong, or it is not what the day was opened with.
+        StageError: the day was not opened.
     """
-    return _plan(*_call(work, source, preset, overrides))
+    workspace, call = _call(work, source, preset, overrides)
+    if date is None:
+        return _plan(workspace, call)
+    _check_same(read_partition(workspace, date), call, source, preset, overrides)
+    _set_environment()
+    return partition_plan(workspace, date)
+
+
+def open_day(work: Path, date: str, call: Mapping[str, Any], *, again: bool) -> Partition:
+    """Records what a day means (pipeline.partitions).
+
+    Args:
+        work: the work folder.
+        date: YYYY-MM-DD.
+        call: `source`, `preset`, `overrides`, each None where the last call's holds, and `refresh_days`.
+        again: the day is to mean what the files and the call are now.
+    """
+    workspace, resolved = _call(work, call["source"], call["preset"], call["overrides"])
+    _set_environment()
+    return open_partition(workspace, date, resolved | {"refresh_days": call["refresh_days"]}, again=again)
 
 
 @contextmanager
@@ -75,7 +117,7 @@ def _call(
     if work.exists() and not work.is_dir():
         raise UsageError(f"--work {work} is a file; name a folder")
     workspace = Workspace(work)
-    last: dict[str, Any] = DEFAULTS | workspace.remembered()
+    last = DEFAULTS | workspace.remembered()
     return workspace, {
         "source": _absolute(source) if source is not None else last["source"],
         "preset": _absolute(preset) if preset is not None else last["preset"],
@@ -83,9 +125,25 @@ def _call(
     }
 
 
-def _plan(workspace: Workspace, call: Mapping[str, Any]) -> Plan:
+def _check_same(
+    partition: Partition, call: Mapping[str, Any], source: str | None, preset: str | None, overrides: Any
+) -> None:
+    given = {"source": source, "preset": preset, "overrides": overrides}
+    for key, value in given.items():
+        if value is not None and call[key] != partition.call[key]:
+            raise UsageError(
+                f"{partition.date} was opened with the {key} {partition.call[key]}, not {call[key]}; leave the option"
+                f" out, or open the day anew: msd open --date {partition.date} --again"
+            )
+
+
+def _set_environment() -> None:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+
+
+def _plan(workspace: Workspace, call: Mapping[str, Any]) -> Plan:
+    _set_environment()
     return runner.make_plan(workspace, load_source(call["source"]), settings.resolve(call["preset"], call["overrides"]))
 
 

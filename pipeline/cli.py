@@ -4,8 +4,11 @@ import json
 import sys
 import time
 import traceback
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -24,8 +27,19 @@ from pipeline import (
     tuning_cli,
     view,
 )
-from pipeline.call import DebugOption, PresetOption, SetOption, SourceOption, WorkOption, plan_of, remembered_plan
+from pipeline.call import (
+    DateOption,
+    DebugOption,
+    PresetOption,
+    SetOption,
+    SourceOption,
+    WorkOption,
+    open_day,
+    plan_of,
+    remembered_plan,
+)
 from pipeline.errors import MsdError, UsageError
+from pipeline.partitions import is_open
 from pipeline.progress import note
 from pipeline.runner import Plan
 from pipeline.stages import BY_NAME, STAGES
@@ -45,6 +59,9 @@ app.add_typer(erase_cli.app, name="erase")
 app.add_typer(explain_cli.app, name="explain")
 app.add_typer(ablation_cli.app)
 
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="End with one line of JSON on stdout: the datasets and their counts.")
+]
 Stages = Annotated[
     list[str] | None, typer.Argument(help="Datasets to make, or `all`: " + ", ".join(s.name for s in STAGES))
 ]
@@ -75,21 +92,59 @@ def run(
             show_default=False,
         ),
     ] = None,
+    date: DateOption = None,
+    only: Annotated[
+        bool, typer.Option("--only", help="Fail where an input is missing, rather than make it; for schedulers.")
+    ] = False,
+    json_: JsonOption = False,
     work: WorkOption = Path("work"),
     debug: DebugOption = False,
 ) -> None:
-    """Makes the named datasets and whatever they need; skips what is committed; a killed run goes on where it was."""
+    """Makes the named datasets and whatever they need; skips what is committed; a killed run goes on where it was.
+
+    With --date a day that is not open yet is opened, unless --only is given too.
+    """
     started = time.monotonic()
     names = _stage_names(stages or [])
-    with remembered_plan(work, source, preset, set_) as plan:
+    if date is not None and not only and not is_open(work, date):
+        open_day(work, date, {"source": source, "preset": preset, "overrides": set_, "refresh_days": 1}, again=False)
+    dated = nullcontext(plan_of(work, source, preset, set_, date)) if date is not None else None
+    with dated or remembered_plan(work, source, preset, set_) as plan:
         if slice_ is not None:
             runner.run_slice(plan, _one_stage(names), *_slice_numbers(slice_))
+            _print_json(json_, view.slice_facts(plan, names[0], slice_))
             return
-        made = runner.run(plan, names)
+        made = runner.run(plan, names, only=only)
     if "report" in names:
         _finish(plan, made, started)
     else:
         _say_made(made, started)
+    _print_json(json_, view.facts(plan, names))
+
+
+@app.command(name="open")
+def open_(
+    date: Annotated[str, typer.Option("--date", metavar="YYYY-MM-DD", help="The UTC day.")],
+    source: SourceOption = None,
+    preset: PresetOption = None,
+    set_: SetOption = None,
+    refresh_days: Annotated[
+        int,
+        typer.Option("--refresh-days", help="Go on with an earlier day's teacher and student until they are so old."),
+    ] = 1,
+    again: Annotated[
+        bool, typer.Option("--again", help="The files or the options changed: let the day mean what they are now.")
+    ] = False,
+    work: WorkOption = Path("work"),
+    debug: DebugOption = False,
+) -> None:
+    """Records what a day's key means: source, settings and the fingerprint of every dataset as of its end.
+
+    Every later command with this --date means the same datasets, whatever happens to files and settings meanwhile; a
+    day that is open already stays as it is. Prints the record as one line of JSON.
+    """
+    call = {"source": source, "preset": preset, "overrides": set_, "refresh_days": refresh_days}
+    typer.echo(json.dumps(asdict(open_day(work, date, call, again=again))))
 
 
 @app.command(name="plan")
@@ -101,11 +156,12 @@ def plan_(
     source: SourceOption = None,
     preset: PresetOption = None,
     set_: SetOption = None,
+    date: DateOption = None,
     work: WorkOption = Path("work"),
     debug: DebugOption = False,
 ) -> None:
     """Says what the named datasets would cost in rows, tokens and seconds, before anything is paid for."""
-    view.print_estimates(plan_of(work, source, preset, set_), _stage_names(stages or []), measure=measure)
+    view.print_estimates(plan_of(work, source, preset, set_, date), _stage_names(stages or []), measure=measure)
 
 
 @app.command(name="curve")
@@ -140,11 +196,12 @@ def audit_(
     source: SourceOption = None,
     preset: PresetOption = None,
     set_: SetOption = None,
+    date: DateOption = None,
     work: WorkOption = Path("work"),
     debug: DebugOption = False,
 ) -> None:
     """Names the examples whose prompt, vector, counts or history know their future; exit code 1 where there is one."""
-    plan = plan_of(work, source, preset, set_)
+    plan = plan_of(work, source, preset, set_, date)
     findings = audit.examine(plan)
     for line in audit.lines(findings):
         typer.echo(line)
@@ -156,11 +213,17 @@ def list_(
     source: SourceOption = None,
     preset: PresetOption = None,
     set_: SetOption = None,
+    date: DateOption = None,
+    json_: JsonOption = False,
     work: WorkOption = Path("work"),
     debug: DebugOption = False,
 ) -> None:
     """Shows the stages with their state, rows and seconds."""
-    view.list_stages(plan_of(work, source, preset, set_))
+    plan = plan_of(work, source, preset, set_, date)
+    if json_:
+        _print_json(json_, view.facts(plan, [name for name in BY_NAME if plan.dataset(name).manifest is not None]))
+    else:
+        view.list_stages(plan)
 
 
 @app.command()
@@ -171,12 +234,13 @@ def show(
     source: SourceOption = None,
     preset: PresetOption = None,
     set_: SetOption = None,
+    date: DateOption = None,
     work: WorkOption = Path("work"),
     debug: DebugOption = False,
 ) -> None:
     """Shows a dataset's columns, manifest and first rows."""
     _stage_names([dataset])
-    view.show_dataset(plan_of(work, source, preset, set_).dataset(dataset), rows, rejected=rejected)
+    view.show_dataset(plan_of(work, source, preset, set_, date).dataset(dataset), rows, rejected=rejected)
 
 
 @app.command()
@@ -249,12 +313,20 @@ def _slice_numbers(text: str) -> tuple[int, int]:
 def _finish(plan: Plan, made: list[str], started: float) -> None:
     folder = plan.dataset("report").folder
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-    for name in ("report.json", "report.html"):
-        # Going back to a report that is committed already must bring its pages forward too.
-        write_atomically(folder.parent / name, (folder / name).read_bytes())
+    pages = folder.parent / plan.date
+    for place in {folder.parent, pages}:
+        for name in ("report.json", "report.html"):
+            # Going back to a report that is committed already must bring its pages forward too.
+            write_atomically(place / name, (folder / name).read_bytes())
     results.print_results(report)
     _say_made(made, started)
-    note(f"report: {folder.parent / 'report.html'}")
+    note(f"report: {pages / 'report.html'}")
+
+
+def _print_json(wanted: bool, facts: Mapping[str, Any]) -> None:
+    if wanted:
+        sys.stderr.flush()
+        typer.echo(json.dumps(facts))
 
 
 def _say_made(made: list[str], started: float) -> None:

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline import runner
-from pipeline.call import DebugOption, PresetOption, SetOption, SourceOption, WorkOption, plan_of
+from pipeline.call import DateOption, DebugOption, PresetOption, SetOption, SourceOption, WorkOption, plan_of
 from pipeline.errors import UsageError
 from pipeline.job import load
 from pipeline.progress import note
@@ -40,6 +40,7 @@ def publish(
     source: SourceOption = None,
     preset: PresetOption = None,
     set_: SetOption = None,
+    date: DateOption = None,
     work: WorkOption = Path("work"),
     debug: DebugOption = False,
 ) -> None:
@@ -60,7 +61,7 @@ def publish(
         gone = load(f"{COMMAND}:collect_now")(root, grace_hours)
         note(f"removed {', '.join(gone)}" if gone else "there was nothing to remove")
     else:
-        _publish(plan_of(work, source, preset, set_), "tuned_publication" if tuned else "publication")
+        _publish(plan_of(work, source, preset, set_, date), "tuned_publication" if tuned else "publication")
 
 
 def _existing(work: Path) -> Path:

@@ -39,18 +39,35 @@ class Plan:
     source: Source
     settings: Settings
     fingerprints: Mapping[str, str] = field(default_factory=dict)
+    date: str = ""
+    """The day the datasets are as of, YYYY-MM-DD; empty where the call named none."""
+    refused: Mapping[str, str] = field(default_factory=dict)
+    """Stages this plan may read but not make, each with the reason and the next command."""
 
     def dataset(self, name: str) -> Dataset:
         """The handle of a stage's dataset, made or not."""
         return self.workspace.dataset(name, self.fingerprints[name], BY_NAME[name].schema)
 
 
-def make_plan(workspace: Workspace, source: Source, settings: Settings) -> Plan:
-    """Works out every dataset's fingerprint; reads the source's files once to digest them."""
+def make_plan(
+    workspace: Workspace, source: Source, settings: Settings, *, pinned: Mapping[str, str] | None = None
+) -> Plan:
+    """Works out every dataset's fingerprint; reads the source's files once to digest them.
+
+    Args:
+        workspace: where the datasets lie.
+        source: what they are made from.
+        settings: of every stage.
+        pinned: stage → fingerprint of a dataset that stands in for the one these settings mean; what is made from it
+            follows.
+    """
     contents = ContentDigests(workspace)
     erased = read_erased(workspace.root)
     fingerprints: dict[str, str] = {}
     for stage in with_ancestors(list(BY_NAME)):
+        if pinned and stage.name in pinned:
+            fingerprints[stage.name] = pinned[stage.name]
+            continue
         facts = {
             "stage": stage.name,
             "version": stage.version,
@@ -64,13 +81,23 @@ def make_plan(workspace: Workspace, source: Source, settings: Settings) -> Plan:
     return Plan(workspace=workspace, source=source, settings=settings, fingerprints=fingerprints)
 
 
-def run(plan: Plan, names: list[str]) -> list[str]:
+def run(plan: Plan, names: list[str], *, only: bool = False) -> list[str]:
     """Makes the named datasets and whatever they need and is not there.
+
+    Args:
+        plan: the datasets.
+        names: of stages.
+        only: nothing but the named ones is made.
 
     Returns:
         The stages that ran; empty when everything was committed already.
+
+    Raises:
+        StageError: with `only`, an input is not made yet; or the plan may not make a stage that is missing.
     """
     pending = _missing(plan, names)
+    if only:
+        check_inputs(plan, names)
     for position, stage in enumerate(pending, start=1):
         note(f"[{position}/{len(pending)}] {stage.name}: {stage.summary}")
         run_stage(plan, stage)
@@ -92,6 +119,7 @@ def run_stage(plan: Plan, stage: Stage, execute: Callable[[Job], Outcome] | None
     with held_by_us(output):
         if output.manifest is not None:
             return
+        _check_allowed(plan, stage.name)
         job = make_job(plan, stage)
         started = time.monotonic()
         outcome = (execute or _EXECUTORS[stage.kind])(job)
@@ -113,13 +141,29 @@ def run_slice(plan: Plan, name: str, slice_number: int, num_slices: int) -> None
         raise UsageError(f"{name} is not made row by row and has no slices; leave --slice out")
     if not 1 <= slice_number <= num_slices:
         raise UsageError(f"--slice {slice_number}/{num_slices}: slices are numbered 1 to {num_slices}")
-    missing = [needed for needed in stage.inputs if plan.dataset(needed).manifest is None]
-    if missing:
-        raise StageError(f"{name} needs {', '.join(missing)} first; run: msd run {' '.join(missing)}")
+    check_inputs(plan, [name])
     output = plan.dataset(name)
+    if output.manifest is None:
+        _check_allowed(plan, name)
     with held_by_us(output, part=f"{slice_number}-of-{num_slices}"):
         if output.manifest is None:
             make_slice(make_job(plan, stage), slice_number, num_slices)
+
+
+def check_inputs(plan: Plan, names: list[str]) -> None:
+    """Raises a StageError where the named stages need datasets that are neither there nor named before them."""
+    for name in names:
+        missing = [
+            needed for needed in BY_NAME[name].inputs if needed not in names and plan.dataset(needed).manifest is None
+        ]
+        if missing and plan.dataset(name).manifest is None:
+            call = f" --date {plan.date}" if plan.date else ""
+            raise StageError(f"{name} needs {', '.join(missing)} first; run: msd run {' '.join(missing)}{call}")
+
+
+def _check_allowed(plan: Plan, name: str) -> None:
+    if name in plan.refused:
+        raise StageError(f"{name}: {plan.refused[name]}")
 
 
 def make_job(plan: Plan, stage: Stage) -> Job:

@@ -52,22 +52,23 @@ def built_in_sources() -> list[str]:
     return sorted(path.name[:-5] for path in _source_folder().iterdir() if path.name.endswith(".toml"))
 
 
-def load_source(reference: str) -> Source:
+def load_source(reference: str, date: str = "") -> Source:
     """Reads and checks a source.
 
     Args:
         reference: a built-in name, `name:FOLDER` for a built-in format, the path of a TOML file, or `FILE.toml:FOLDER`
             for one that writes `{folder}`; without a folder that is the file's own.
+        date: YYYY-MM-DD, what `{date}` in it stands for; empty where the call names no day.
 
     Raises:
-        SourceError: an unknown name or key, or a file that is not there.
+        SourceError: an unknown name or key, a file that is not there, or a `{date}` and no day.
     """
     name, colon, folder = reference.partition(":")
     if name in built_in_sources() and not Path(reference).is_file():
         text = (_source_folder() / f"{name}.toml").read_text(encoding="utf-8")
         if "{folder}" in text and not (colon and folder):
             raise SourceError(f"source {name} reads files of yours: write --source {name}:FOLDER")
-        return parse_source(name, _with_folder(text, Path(folder)), Path.cwd())
+        return parse_source(name, _with_date(name, _with_folder(text, Path(folder)), date), Path.cwd())
     path = Path(reference)
     if not path.is_file() and name.endswith(".toml"):
         path = Path(name)
@@ -81,7 +82,14 @@ def load_source(reference: str) -> Source:
     if folder and path == Path(name) and not Path(folder).is_dir():
         raise SourceError(f"source {reference}: there is no folder {folder}")
     home = path.resolve().parent
-    return parse_source(path.stem, _with_folder(text, Path(folder) if path == Path(name) and folder else home), home)
+    text = _with_folder(text, Path(folder) if path == Path(name) and folder else home)
+    return parse_source(path.stem, _with_date(path.name, text, date), home)
+
+
+def _with_date(name: str, text: str, date: str) -> str:
+    if "{date}" in text and not date:
+        raise SourceError(f"{name} writes {{date}}, a folder or file a day: say which with --date YYYY-MM-DD")
+    return text.replace("{date}", date)
 
 
 def _with_folder(text: str, folder: Path) -> str:

@@ -242,6 +242,25 @@ def write_atomically(path: Path, content: bytes) -> None:
     aside.replace(path)
 
 
+def write_once(path: Path, content: bytes) -> bool:
+    """Writes a whole file unless there is one; of any number of writers one succeeds.
+
+    Returns:
+        False where the file was there already.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.writing")
+    aside.write_bytes(content)
+    _sync(aside)
+    try:
+        os.link(aside, path)
+    except FileExistsError:
+        return False
+    finally:
+        aside.unlink()
+    return True
+
+
 def file_digest(path: Path) -> str:
     """SHA-256 of a file's bytes."""
     with path.open("rb") as file:

@@ -1,6 +1,6 @@
 """What `msd list` and `msd show` print, from manifests and Parquet footers."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -38,6 +38,28 @@ def list_stages(plan: Plan) -> None:
         counts = (f"{manifest['rows_ok']:,}", f"{manifest['rows_rejected']:,}", f"{manifest['seconds']:.1f}")
         table.add_row(stage.name, "made", *counts, stage.summary)
     console.print(table)
+
+
+FACTS = ("rows_in", "rows_ok", "rows_rejected", "rows_skipped", "seconds", "created_at")
+
+
+def facts(plan: Plan, names: Sequence[str]) -> dict[str, Any]:
+    """What another program is told of committed datasets: names, places and counts, no rows."""
+    stages = {}
+    for name in names:
+        dataset = plan.dataset(name)
+        manifest = dataset.manifest
+        if manifest is None:
+            raise StageError(f"{name} is not made yet; run: msd run {name}")
+        place = {"dataset": name, "fingerprint": dataset.fingerprint, "folder": str(dataset.folder)}
+        stages[name] = place | {key: manifest[key] for key in FACTS}
+    return {"date": plan.date or None, "stages": stages}
+
+
+def slice_facts(plan: Plan, name: str, slice_: str) -> dict[str, Any]:
+    """The same of a part of a dataset that was made."""
+    fingerprint = plan.dataset(name).fingerprint
+    return {"date": plan.date or None, "dataset": name, "fingerprint": fingerprint, "slice": slice_}
 
 
 def print_estimates(plan: Plan, names: list[str], *, measure: bool) -> None:

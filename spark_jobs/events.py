@@ -1,6 +1,6 @@
 """Parses and judges the rows of an event log: who, which item, when, clicked or not."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
@@ -44,6 +44,14 @@ def judge(rows: DataFrame, known: DataFrame, config: configs.Interactions, sourc
     joined = typed.join(known, on="item_id", how="left")
     reason = _reason(config, source).alias("reason")
     return joined.select("*", reason).drop("problem", "has_no_time", "has_no_label", "is_known")
+
+
+def is_later(config: configs.Interactions) -> Column:
+    """Whether a judged row is of a day after the last one that counts."""
+    if not config.last_day:
+        return F.lit(False)
+    end = _instant("last_day", config.last_day) + timedelta(days=1)
+    return F.coalesce(F.col("event_at") >= F.lit(end), F.lit(False))
 
 
 def _event_at(time: str) -> Column:
@@ -101,10 +109,12 @@ def _reason(config: configs.Interactions, source: Source) -> Column:
 
 
 def _latest(config: configs.Interactions) -> Column:
+    return F.lit(_instant("latest_time", config.latest_time))
+
+
+def _instant(setting: str, text: str) -> datetime:
     try:
-        latest = datetime.fromisoformat(config.latest_time)
+        instant = datetime.fromisoformat(text)
     except ValueError as error:
-        raise ConfigError(
-            f"[interactions] latest_time must be a date like 2035-01-01, not '{config.latest_time}'"
-        ) from error
-    return F.lit(latest if latest.tzinfo else latest.replace(tzinfo=UTC))
+        raise ConfigError(f"[interactions] {setting} must be a date like 2035-01-01, not '{text}'") from error
+    return instant if instant.tzinfo else instant.replace(tzinfo=UTC)

@@ -1,5 +1,7 @@
 """interactions: labelled events in time order, split into train, valid and test, from the source's [events]."""
 
+from functools import reduce
+
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -7,7 +9,7 @@ from pipeline import config as configs
 from pipeline.erased import ErasedList
 from pipeline.source import EventsTable, Source
 from spark_jobs.erased import parted
-from spark_jobs.events import judge
+from spark_jobs.events import is_later, judge
 from spark_jobs.negatives import add_negatives
 from spark_jobs.readers import read
 from spark_jobs.splits import assign_splits
@@ -22,17 +24,20 @@ def make(
 ) -> Made:
     """Every readable event, items met before the log where a column lists them, and sampled negatives by setting.
 
-    Rows of people who were erased are skipped, and nothing of them is kept.
+    Rows of people who were erased are skipped, and nothing of them is kept. So are rows after the last day, faulty ones
+    too: they are another day's.
     """
     table = source.events
     rows, theirs = parted(read(spark, "events", table.files, _wanted(table)), table.user, erased)
     if not table.time:
         rows = numbered(rows, ("row_order",), "row_number")
     known = items.select("item_id", F.lit(True).alias("is_known"))
-    placed = held(judge(rows, known, config, source))
+    judged = held(judge(rows, known, config, source))
+    later = judged.filter(is_later(config))
+    placed = judged.filter(~is_later(config))
     accepted = placed.filter(F.col("reason").isNull()).drop("reason")
     faulty = placed.filter(F.col("reason").isNotNull()).select(F.col("row_json").alias("source_row"), "reason")
-    read_rows = placed.select("row_order").unionByName(theirs.select("row_order"))
+    read_rows = judged.select("row_order").unionByName(theirs.select("row_order"))
     if table.history:
         listed = held(_listed_items(accepted).join(known, on="item_id", how="left"))
         unknown = listed.filter(F.col("is_known").isNull())
@@ -52,9 +57,14 @@ def make(
         rows=complete,
         order=("event_id",),
         rejected=faulty,
-        skipped=theirs if erased.digests else None,
+        skipped=_skipped(later if config.last_day else None, theirs if erased.digests else None),
         read=read_rows.unionByName(sampled),
     )
+
+
+def _skipped(*parts: DataFrame | None) -> DataFrame | None:
+    rows = [part.select("row_order") for part in parts if part is not None]
+    return reduce(DataFrame.unionByName, rows) if rows else None
 
 
 def _wanted(table: EventsTable) -> list[str]:

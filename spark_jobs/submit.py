@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from pipeline.call import PRESET, SOURCE, plan_of
 from pipeline.errors import MsdError, StageError
 from pipeline.job import Job
 from pipeline.progress import note
@@ -29,8 +30,7 @@ def submit(name: str, execute: Callable[[Job], Outcome] | None = None) -> None:
     """
     arguments = _parser(name).parse_args()
     try:
-        settings = resolve(arguments.preset, arguments.set)
-        plan = make_plan(Workspace(arguments.work), load_source(arguments.source), settings)
+        plan = _plan(arguments)
         _check_inputs(plan, name, arguments)
         if plan.dataset(name).manifest is None:
             stage = BY_NAME[name]
@@ -43,10 +43,19 @@ def submit(name: str, execute: Callable[[Job], Outcome] | None = None) -> None:
         stop()
 
 
+def _plan(arguments: argparse.Namespace) -> Plan:
+    if arguments.date is not None:
+        return plan_of(arguments.work, arguments.source, arguments.preset, arguments.set or None, arguments.date)
+    arguments.source = arguments.source or SOURCE
+    arguments.preset = arguments.preset or PRESET
+    return make_plan(Workspace(arguments.work), load_source(arguments.source), resolve(arguments.preset, arguments.set))
+
+
 def _parser(name: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=f"spark-submit spark_jobs/{name}.py", description=BY_NAME[name].summary)
-    parser.add_argument("--source", default="movielens-100k", help="a source TOML, a built-in name or NAME:FOLDER")
-    parser.add_argument("--preset", default="small", help="a built-in preset or a TOML file")
+    parser.add_argument("--source", help=f"a source TOML, a built-in name or NAME:FOLDER; without --date {SOURCE}")
+    parser.add_argument("--preset", help=f"a built-in preset or a TOML file; without --date {PRESET}")
+    parser.add_argument("--date", metavar="YYYY-MM-DD", help="a day that msd open recorded, with source and settings")
     parser.add_argument("--set", action="append", default=[], metavar="stage.key=value", help="wins over the preset")
     parser.add_argument("--work", type=Path, default=Path("work"), help="the folder datasets are kept in")
     return parser
@@ -55,8 +64,9 @@ def _parser(name: str) -> argparse.ArgumentParser:
 def _check_inputs(plan: Plan, name: str, arguments: argparse.Namespace) -> None:
     missing = [needed for needed in BY_NAME[name].inputs if plan.dataset(needed).manifest is None]
     if missing:
-        rest = f"--source {arguments.source} --preset {arguments.preset} --work {arguments.work}"
-        rest += "".join(f" --set {override}" for override in arguments.set)
+        named = f"--source {arguments.source} --preset {arguments.preset}"
+        rest = f"--date {arguments.date}" if arguments.date else named
+        rest += "".join(f" --set {override}" for override in arguments.set) + f" --work {arguments.work}"
         raise StageError(
             f"needs {', '.join(missing)}, which this source and these settings have not made yet; run: msd run"
             f" {' '.join(missing)} {rest}, or spark-submit spark_jobs/{missing[0]}.py {rest}"
