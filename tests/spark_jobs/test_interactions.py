@@ -68,6 +68,19 @@ def test_times_are_read_in_every_form_and_faulty_rows_say_why(log):
     assert Counter(row["reason"] for row in made["interactions_rejected"]) == Counter(bad.values())
 
 
+def test_events_after_the_last_day_are_another_days_business(log):
+    times = ["2026-11-20T00:00:00Z", "2026-11-20T23:59:59.999Z", "2026-11-21T00:00:00Z", "2026-11-21T01:00:00+02:00"]
+    times += [f"2026-11-19T{hour:02}:00:00Z" for hour in range(20)]
+    lines = [f"u{place},i{place % 12},{time},1" for place, time in enumerate(times)]
+    log.write("events.csv", "user_id,item_id,time,label\n" + "\n".join([*lines, "u,i99,2026-11-22,1"]) + "\n")
+    settings = ('interactions.last_day="2026-11-20"',)
+    made = log.make(TIMED, "interactions", settings=settings)
+    assert {row["user_id"] for row in made["interactions"].to_pylist()} == {f"u{n}" for n in range(24)} - {"u2"}
+    assert made["interactions_rejected"] == []
+    manifest = log.plan(TIMED, *settings).dataset("interactions").manifest
+    assert (manifest["rows_in"], manifest["rows_ok"], manifest["rows_skipped"]) == (25, 23, 2)
+
+
 def test_a_split_by_time_is_the_exact_quantile_and_keeps_one_moment_together(log):
     rows = random_log(1)
     write_log(log, rows)
