@@ -25,6 +25,7 @@ from feature_repo.redis_keeper import LOG_FILE, STATE_FILE, USERS_LOCK
 from feature_repo.redis_link import link, reached
 from feature_repo.store import write_settings
 from pipeline.errors import ServiceError
+from pipeline.packaged import packaged
 from pipeline.progress import note
 
 START_SECONDS = 20.0
@@ -118,7 +119,7 @@ def _adopted_port(folder: Path) -> int | None:
 def _start(folder: Path) -> int:
     port = _free_port(folder)
     (folder / STATE_FILE).unlink(missing_ok=True)
-    keeper = Path(__file__).with_name("redis_keeper.py")
+    keeper = packaged("feature_repo/redis_keeper.py")
     command = [sys.executable, "-I", "-S", str(keeper), str(folder), str(find_binary()), str(port)]
     subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
     deadline = time.monotonic() + START_SECONDS

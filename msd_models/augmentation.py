@@ -17,8 +17,9 @@ from typing import Any
 from msd_models.distillation_rows import Row
 from pipeline.config import Student
 from pipeline.errors import ConfigError
+from pipeline.packaged import packaged
 
-SHIPPED_DICTIONARY = Path(__file__).with_name("templates") / "dictionary.toml"
+SHIPPED_DICTIONARY = "msd_models/templates/dictionary.toml"
 UNIT_WORDS = """
 mm cm m km kg g mg l ml cl oz lb lbs ft in inch inches w kw kwh v mah gb mb tb hz mhz ghz px fps kcal min mins minute
 minutes hour hours day days week weeks month months year years pack packs piece pieces count star stars percent degree
@@ -55,7 +56,7 @@ def augment(rows: Sequence[Row], config: Student) -> list[Row]:
         raise ConfigError("[student] shuffle_phrases and substitute_words count copies; wanted 0 or more")
     dictionary = None
     if config.substitute_words:
-        dictionary = read_dictionary(Path(config.dictionary) if config.dictionary else SHIPPED_DICTIONARY)
+        dictionary = read_dictionary(Path(config.dictionary) if config.dictionary else packaged(SHIPPED_DICTIONARY))
     return [made for row in rows for made in _with_copies(row, dictionary, config)]
 
 

@@ -13,8 +13,9 @@ from msd_models.jsonl import phrases_of, read_jsonl
 from msd_models.phrase_scores import Phrases
 from pipeline.config import Student, TeacherQuality
 from pipeline.errors import SourceError
+from pipeline.packaged import packaged
 
-SHIPPED_GOLD = Path(__file__).with_name("measures") / "gold"
+SHIPPED_GOLD = "msd_models/measures/gold"
 LEVELS = ("item", "user")
 Row = Mapping[str, Any]
 """A row with `level` and `text`, as of teacher_outputs."""
@@ -43,7 +44,7 @@ def gold_for(config: Student | TeacherQuality, source_name: str | None) -> list[
     """
     if config.gold:
         return read_gold(Path(config.gold))
-    shipped = SHIPPED_GOLD / f"{source_name}.jsonl"
+    shipped = packaged(SHIPPED_GOLD) / f"{source_name}.jsonl"
     return read_gold(shipped) if shipped.is_file() else []
 
 

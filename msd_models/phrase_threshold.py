@@ -16,8 +16,9 @@ from msd_models.phrases import ROUNDING, Encode, f1
 from msd_models.stable_sample import stable_hash
 from pipeline.config import Student, TeacherQuality
 from pipeline.errors import ConfigError
+from pipeline.packaged import packaged
 
-SHIPPED_PAIRS = Path(__file__).with_name("measures") / "phrase_pairs.jsonl"
+SHIPPED_PAIRS = "msd_models/measures/phrase_pairs.jsonl"
 STEPS = 100
 """Thresholds tried are 0.00, 0.01 … 1.00: finer than the labels can tell apart."""
 FOLDS = 5
@@ -65,7 +66,7 @@ def choose_threshold(config: Student | TeacherQuality, encode: Encode) -> Thresh
         )
     if config.phrase_threshold > 0:
         return Threshold(value=config.phrase_threshold)
-    path = Path(config.phrase_pairs) if config.phrase_pairs else SHIPPED_PAIRS
+    path = Path(config.phrase_pairs) if config.phrase_pairs else packaged(SHIPPED_PAIRS)
     return calibrate(read_pairs(path), encode)
 
 

@@ -1,10 +1,12 @@
 """The page: report.html from the report's numbers and `report_template/`, one file that brings everything itself."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from msd_models import charts, quality_charts
+from pipeline.packaged import packaged
+
+PAGES = "msd_models/report_template"
 
 
 def render(report: Mapping[str, Any], examples: list[dict[str, Any]]) -> str:
@@ -12,7 +14,7 @@ def render(report: Mapping[str, Any], examples: list[dict[str, Any]]) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).with_name("report_template")),
+        loader=FileSystemLoader(packaged(PAGES)),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

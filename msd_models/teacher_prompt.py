@@ -12,8 +12,8 @@ from typing import Any
 
 from msd_models.generators import Prompt
 from msd_models.worked_examples import Reference
-from pipeline.content_digests import packaged
 from pipeline.errors import ConfigError
+from pipeline.packaged import packaged
 
 SHIPPED = "msd_models/templates"
 MARKS = ("<<<", ">>>")

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from msd_models.phrases import Encode
-from pipeline.content_digests import packaged
 from pipeline.errors import ConfigError
+from pipeline.packaged import packaged
 
 SHIPPED = "msd_models/templates/references.toml"
 SAME_TEXT = 0.8

@@ -7,10 +7,10 @@ changed under the same name is another.
 import json
 from collections.abc import Iterator
 from dataclasses import fields
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from pipeline.packaged import packaged
 from pipeline.settings import digest, identity
 from pipeline.source import Source
 from pipeline.storage import Workspace, file_digest, write_atomically
@@ -58,15 +58,6 @@ class ContentDigests:
         self.known[key] = [stat.st_size, stat.st_mtime_ns, file_digest(path)]
         write_atomically(self.path, json.dumps(self.known).encode())
         return str(self.known[key][2])
-
-
-def packaged(name: str) -> Path:
-    """Where a file or folder that comes with a package lies; the package is not imported."""
-    package, _, rest = name.partition("/")
-    found = find_spec(package)
-    assert found is not None, f"{package} is no package"
-    assert found.submodule_search_locations, f"{package} is no package"
-    return Path(found.submodule_search_locations[0]) / rest
 
 
 def _files_below(path: Path) -> Iterator[Path]:

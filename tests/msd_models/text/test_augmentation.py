@@ -20,6 +20,7 @@ from msd_models.augmentation import (
 )
 from pipeline.config import Student
 from pipeline.errors import ConfigError
+from pipeline.packaged import packaged
 
 PAIRS = Dictionary(pairs=(("film", "movie"), ("scary", "frightening"), ("tasty", "delicious"), ("影片", "片子")))
 WORDS = [
@@ -166,7 +167,7 @@ def test_copies_stand_behind_their_row_and_depend_on_nothing_else():
 
 
 def test_the_shipped_dictionary_is_sound():
-    pairs = read_dictionary(SHIPPED_DICTIONARY).pairs
+    pairs = read_dictionary(packaged(SHIPPED_DICTIONARY)).pairs
     assert len(pairs) >= 80
     assert len(set(pairs)) == len(pairs)
     words = [word for pair in pairs for word in pair]

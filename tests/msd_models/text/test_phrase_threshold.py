@@ -11,6 +11,7 @@ from msd_models.phrase_threshold import SHIPPED_PAIRS, TIE, calibrate, choose_th
 from msd_models.sentence_encoder import SentenceEncoder
 from pipeline.config import Student
 from pipeline.errors import ConfigError, SourceError
+from pipeline.packaged import packaged
 
 
 def at_angle(texts):
@@ -66,7 +67,7 @@ def test_a_setting_wins_over_the_pairs():
 
 
 def test_shipped_pairs_hold_every_kind():
-    pairs = read_pairs(SHIPPED_PAIRS)
+    pairs = read_pairs(packaged(SHIPPED_PAIRS))
     assert len(pairs) >= 240
     assert 0.3 < np.mean([same for *_, same in pairs]) < 0.6
     known = {frozenset((a.casefold(), b.casefold())): same for a, b, same in pairs}

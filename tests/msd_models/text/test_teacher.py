@@ -13,9 +13,9 @@ from served_model import ServedModel
 from msd_models.teacher import teach
 from pipeline import schemas
 from pipeline.config import TeacherOutputs
-from pipeline.content_digests import packaged
 from pipeline.content_store import ContentStore
 from pipeline.errors import ConfigError
+from pipeline.packaged import packaged
 
 
 def prompt_rows(texts):

@@ -5,8 +5,8 @@ import pytest
 
 from msd_models.teacher_prompt import Templates, language_of
 from msd_models.worked_examples import LEVELS, Examples, read_references
-from pipeline.content_digests import packaged
 from pipeline.errors import ConfigError
+from pipeline.packaged import packaged
 
 ENTRY = """
 [[reference]]
