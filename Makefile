@@ -45,7 +45,7 @@ docs: $(READY) ## Rewrites docs/datasets.md and docs/settings.md from the schema
 	@$(BIN)/python -m pipeline.reference docs
 
 lock: ## Resolves requirements.lock anew
-	@UV_FIND_LINKS="$(FIND_LINKS)" $(BIN)/uv pip compile --quiet pyproject.toml --extra spark --extra store --extra cpu --extra airflow --extra dev \
+	@UV_FIND_LINKS="$(FIND_LINKS)" $(BIN)/uv pip compile --quiet pyproject.toml --extra spark --extra store --extra cpu --extra airflow --extra cluster --extra dev \
 		--no-emit-index-url --no-emit-find-links --python-version 3.11 $(TORCH_BACKEND) -o requirements.lock
 
 clean: ## Removes the environment and the default work folder
