@@ -8,11 +8,11 @@ READY := $(VENV)/.ready
 FIND_LINKS := $(or $(UV_FIND_LINKS),$(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null))
 TORCH_BACKEND := $(if $(FIND_LINKS),,--torch-backend=cpu)
 
-.PHONY: setup demo test check bench golden docs clean
+.PHONY: setup demo test check bench golden docs airflow airflow-backfill airflow-stop clean
 .DEFAULT_GOAL := help
 
 help: ## Shows the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
 
 setup: $(READY) ## Builds the environment and nothing else
 
@@ -43,6 +43,19 @@ golden: docs ## Rewrites the generated pages; review the diff
 
 docs: $(READY) ## Rewrites docs/datasets.md and docs/settings.md from the schemas and settings
 	@$(BIN)/python -m pipeline.reference docs
+
+LAPTOP := $(BIN)/python -m dags.laptop
+RUN_OPTIONS = $(if $(SOURCE),--source '$(SOURCE)') $(if $(PRESET),--preset '$(PRESET)') $(foreach option,$(SET),--set '$(option)')
+WORK_OPTION = $(if $(WORK),--work '$(WORK)')
+
+airflow: $(READY) ## Airflow on this machine: the chain of DAGs for one date [DATE= SOURCE= PRESET= SET= WORK=]; the UI stays open
+	@$(LAPTOP) run $(if $(DATE),--date '$(DATE)') $(RUN_OPTIONS) $(WORK_OPTION)
+
+airflow-backfill: $(READY) ## The chain for each day FROM= TO=
+	@$(LAPTOP) backfill --from '$(FROM)' --to '$(TO)' $(RUN_OPTIONS) $(WORK_OPTION)
+
+airflow-stop: ## Ends that Airflow and all it started
+	@$(LAPTOP) stop $(WORK_OPTION)
 
 lock: ## Resolves requirements.lock anew
 	@UV_FIND_LINKS="$(FIND_LINKS)" $(BIN)/uv pip compile --quiet pyproject.toml --extra spark --extra store --extra cpu --extra airflow --extra cluster --extra dev \

@@ -1,0 +1,5 @@
+"""`python -m dags.laptop`."""
+
+from dags.laptop.cli import main
+
+main()

@@ -1,0 +1,181 @@
+"""Runs of the whole chain for date keys: starts the head over REST, and follows what its assets set off."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+from dags.laptop.rest import Airflow
+from pipeline.errors import ServiceError, UsageError
+
+CHAIN = ("teacher_generation", "distillation", "embedding", "publication", "ctr_training")
+POLL_SECONDS = 1.0
+ARRIVAL_SECONDS = 120.0
+"""How long after its upstream's end a DAG may take to start before something is wrong with it."""
+FINAL = ("success", "failed")
+
+
+@dataclass
+class Hop:
+    """One DAG's run for one key, as last seen."""
+
+    dag: str
+    run: dict[str, Any] | None = None
+    tasks: list[dict[str, Any]] = field(default_factory=list)
+    upstream_ended: datetime | None = None
+    """When the run before it ended; of the head, when it was asked for."""
+
+    @property
+    def state(self) -> str:
+        """Airflow's, or `waiting` where there is no run yet."""
+        return self.run["state"] if self.run else "waiting"
+
+    @property
+    def ended(self) -> datetime | None:
+        """When the run was over."""
+        return moment(self.run["end_date"]) if self.run and self.state in FINAL else None
+
+    @property
+    def failed_tasks(self) -> list[dict[str, Any]]:
+        """Tasks that failed themselves, not those that waited for them."""
+        return [task for task in self.tasks if task["state"] == "failed"]
+
+
+@dataclass
+class ChainRun:
+    """One key's way through the chain."""
+
+    key: str
+    hops: list[Hop]
+    trouble: str = ""
+    """Why it does not go on, where no run says so itself."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more will happen by itself."""
+        return bool(self.trouble) or self.hops[-1].state in FINAL or any(hop.state == "failed" for hop in self.hops)
+
+    @property
+    def is_green(self) -> bool:
+        """Whether every DAG of the chain succeeded."""
+        return not self.trouble and all(hop.state == "success" for hop in self.hops)
+
+
+def trigger(airflow: Airflow, key: str, params: Mapping[str, Any], chain: Sequence[str] = CHAIN) -> datetime:
+    """Starts the head of the chain for a key; returns when it was asked for."""
+    asked = datetime.now(UTC)
+    body = {"logical_date": None, "conf": dict(params), "partition_key": day(key).isoformat()}
+    airflow.post(f"/dags/{chain[0]}/dagRuns", body)
+    return asked
+
+
+def backfill(
+    airflow: Airflow, first: str, last: str, params: Mapping[str, Any], chain: Sequence[str] = CHAIN
+) -> tuple[list[str], datetime]:
+    """Starts Airflow's own backfill of the head; returns the keys it makes and when it was asked for.
+
+    Keys that were backfilled or run before are made again: they recompute nothing, and the chain follows them again.
+
+    Raises:
+        UsageError: the days are in the wrong order, or another backfill is under way.
+    """
+    days = (day(first), day(last))
+    if days[0] > days[1]:
+        raise UsageError(f"--from {first} is after --to {last}; a backfill goes from the earlier day to the later")
+    body = {
+        "dag_id": chain[0],
+        # The head's run of the morning after a day stands for that day.
+        "from_date": f"{days[0]}T00:00:00Z",
+        "to_date": f"{days[1]}T23:59:59Z",
+        "dag_run_conf": dict(params),
+        "reprocess_behavior": "completed",
+        "max_active_runs": 1,
+    }
+    wanted = [(days[0] + timedelta(days=number)).isoformat() for number in range((days[1] - days[0]).days + 1)]
+    keys = [run["partition_key"] for run in airflow.post("/backfills/dry_run", body)["backfills"]]
+    if keys != wanted:
+        raise ServiceError(f"Airflow would backfill the keys {', '.join(keys) or 'none'}; wanted {', '.join(wanted)}")
+    asked = datetime.now(UTC)
+    airflow.post("/backfills", body)
+    return keys, asked
+
+
+def follow(
+    airflow: Airflow,
+    keys: Sequence[str],
+    asked: datetime,
+    chain: Sequence[str] = CHAIN,
+    show: Callable[[list[ChainRun]], None] | None = None,
+) -> list[ChainRun]:
+    """Watches the runs of these keys that began after `asked`, until each is over.
+
+    Args:
+        airflow: where they run.
+        keys: partition keys.
+        asked: runs of an earlier time are not meant.
+        chain: DAG ids, in the order in which one sets off the next.
+        show: called after each look.
+    """
+    runs = [ChainRun(key, [Hop(dag) for dag in chain]) for key in keys]
+    while True:
+        for run in runs:
+            if not run.is_over:
+                _look(airflow, run, asked, [other for other in runs if other is not run])
+        if show:
+            show(runs)
+        if all(run.is_over for run in runs):
+            return runs
+        time.sleep(POLL_SECONDS)
+
+
+def day(key: str) -> date:
+    """The day that a key means.
+
+    Raises:
+        UsageError: it is not written YYYY-MM-DD.
+    """
+    try:
+        found = date.fromisoformat(key)
+    except ValueError:
+        found = None
+    if found is None or found.isoformat() != key:
+        raise UsageError(f"'{key}' is not a date key; write YYYY-MM-DD, for instance 2024-01-13")
+    return found
+
+
+def moment(text: str | None) -> datetime | None:
+    """A time of the API."""
+    return datetime.fromisoformat(text) if text else None
+
+
+def _look(airflow: Airflow, chain_run: ChainRun, asked: datetime, others: Sequence[ChainRun]) -> None:
+    before: datetime | None = asked
+    for position, hop in enumerate(chain_run.hops):
+        if hop.state not in FINAL:
+            hop.upstream_ended = before
+            hop.run = next((run for run in airflow.runs(hop.dag, chain_run.key) if _is_since(run, asked)), None)
+            if hop.run is None:
+                _check_arrival(chain_run, hop, [other.hops[position] for other in others])
+                return
+            hop.tasks = airflow.tasks(hop.dag, hop.run["dag_run_id"])
+        if hop.state != "success":
+            return
+        before = hop.ended
+
+
+def _is_since(run: Mapping[str, Any], asked: datetime) -> bool:
+    queued = moment(run["queued_at"] or run["run_after"])
+    return queued is not None and queued >= asked
+
+
+def _check_arrival(chain_run: ChainRun, hop: Hop, of_others: Sequence[Hop]) -> None:
+    """A run that waits for its turn behind another key's is no trouble; one that nobody will start is."""
+    if any(other.run and other.state not in FINAL for other in of_others):
+        return
+    since = max(filter(None, [hop.upstream_ended, *(other.ended for other in of_others)]))
+    if datetime.now(UTC) - since > timedelta(seconds=ARRIVAL_SECONDS):
+        chain_run.trouble = (
+            f"{hop.dag} did not start within {ARRIVAL_SECONDS:.0f} s for {chain_run.key}; is it paused, or was the run"
+            " before it without a key?"
+        )
