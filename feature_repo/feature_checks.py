@@ -36,6 +36,13 @@ def check_features(pair: FeaturePair, config: Publication, folder: Path) -> dict
     Raises:
         StageError: a limit is passed; nothing is published then.
     """
+    found = judge_features(pair, config, folder)
+    write_atomically(folder / CHECKS_FILE, json.dumps(found, indent=1).encode())
+    return found
+
+
+def judge_features(pair: FeaturePair, config: Publication, folder: Path) -> dict[str, Any]:
+    """The same, with nothing written: arguments, findings and errors as of check_features."""
     work = folder.parents[1]
     active = active_in(feast_home(folder))
     if active is not None and active.generation == folder.name:
@@ -49,7 +56,6 @@ def check_features(pair: FeaturePair, config: Publication, folder: Path) -> dict
     if active is not None:
         found["removed"] = {table.key: _removed(table) for table in (items, users)}
         _tell(found, active)
-    write_atomically(folder / CHECKS_FILE, json.dumps(found, indent=1).encode())
     return found
 
 

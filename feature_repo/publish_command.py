@@ -1,8 +1,8 @@
 """What `msd publish` does beyond running the stage: brings back, lists, activates, rolls back, collects."""
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from feature_repo.collection import HOUR_SECONDS, collect
@@ -50,6 +50,9 @@ def ensure_published(config: Publication, publication: Dataset, features: Sequen
     home = feast_home(folder)
     if _is_there(config, folder.name, home):
         return False
+    if config.online and _is_there(replace(config, activate=False), folder.name, home):
+        activate(home.parent, folder.name)
+        return True
     bring_online(config, folder, FeaturePair.of(features[0], features[1]))
     return True
 
@@ -72,12 +75,13 @@ def listed(work: Path) -> list[Line]:
     return lines
 
 
-def activate(work: Path, name: str) -> str:
+def activate(work: Path, name: str, heed: Callable[[str], None] | None = None) -> str:
     """Points readers at a complete generation.
 
     Args:
         work: the work folder.
         name: the beginning of a generation's name, or of a space's, which means its latest complete generation.
+        heed: told the generation's whole name before readers are; raises where they may not have it.
 
     Returns:
         The generation's name.
@@ -87,17 +91,33 @@ def activate(work: Path, name: str) -> str:
         StageError: the one meant is not complete, or of another work folder.
     """
     with publishing(_published_home(work)) as site:
-        return _switch(site, _meant(name, Generations(site.client, project_name()).all()))
+        generation = _meant(name, Generations(site.client, project_name()).all())
+        if heed is not None:
+            heed(generation.name)
+        return _switch(site, generation)
 
 
-def rollback(work: Path) -> str:
+def rollback(work: Path, leaving: str = "") -> str:
     """Points readers at the generation they had before.
 
+    Args:
+        work: the work folder.
+        leaving: a generation's whole name: readers are moved only where they are pointed at it, so that asking twice
+            does not bring them back to it.
+
+    Returns:
+        The generation that readers have now.
+
     Raises:
-        StageError: there is none any more.
+        StageError: there is none to go back to any more.
     """
     with publishing(_published_home(work)) as site:
-        previous = [each for each in Generations(site.client, project_name()).all() if each.is_previous]
+        known = Generations(site.client, project_name()).all()
+        active = [each for each in known if each.is_active]
+        if leaving and active and active[0].name != leaving:
+            # A rollback that was killed may have moved the pointer alone: the registry follows it here.
+            return _switch(site, active[0])
+        previous = [each for each in known if each.is_previous]
         if not previous:
             raise StageError(
                 "there is no generation to go back to: none was left, or its grace period is over; see: msd publish"

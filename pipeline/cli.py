@@ -19,6 +19,7 @@ from pipeline import (
     doctor,
     erase_cli,
     explain_cli,
+    gate_cli,
     gold_cli,
     job,
     publish_cli,
@@ -258,6 +259,7 @@ def doctor_(work: WorkOption = Path("work"), debug: DebugOption = False) -> None
 
 app.command(name="tune")(tuning_cli.tune)
 app.command(name="publish")(publish_cli.publish)
+app.command(name="gate")(gate_cli.judge)
 
 
 def main(arguments: list[str] | None = None) -> None:

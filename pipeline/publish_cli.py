@@ -1,5 +1,7 @@
 """`msd publish`: what readers of the feature store are pointed at, and how they get back."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -7,9 +9,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from pipeline import runner
+from pipeline import gate, runner
 from pipeline.call import DateOption, DebugOption, PresetOption, SetOption, SourceOption, WorkOption, plan_of
-from pipeline.errors import UsageError
+from pipeline.errors import StageError, UsageError
 from pipeline.job import load
 from pipeline.progress import note
 from pipeline.runner import Plan
@@ -18,6 +20,7 @@ from pipeline.storage import Workspace, held_by_us
 
 COMMAND = "feature_repo.publish_command"
 GRACE_HOURS = 24.0
+THIS = "this"
 
 
 def publish(
@@ -27,12 +30,25 @@ def publish(
         str | None,
         typer.Option(
             "--activate",
-            metavar="GENERATION|SPACE",
-            help="Point readers at a generation, or at the latest one of a space; the first digits will do.",
+            metavar="this|GENERATION|SPACE",
+            help="Point readers at a generation, or at the latest one of a space, by its first digits; `this` is"
+            " the one that the settings or --date mean.",
             show_default=False,
         ),
     ] = None,
-    rollback: Annotated[bool, typer.Option("--rollback", help="Point readers at the generation before.")] = False,
+    no_activate: Annotated[
+        bool, typer.Option("--no-activate", help="Bring the generation online and leave readers where they are.")
+    ] = False,
+    despite_gate: Annotated[
+        bool, typer.Option("--despite-gate", help="Point readers at a generation whose gate is closed.")
+    ] = False,
+    rollback: Annotated[
+        bool,
+        typer.Option(
+            "--rollback",
+            help="Point readers at the generation before; with --date only where they are at that day's.",
+        ),
+    ] = False,
     collect: Annotated[bool, typer.Option("--collect", help="Remove generations that readers have left.")] = False,
     grace_hours: Annotated[
         float, typer.Option("--grace-hours", min=0, help="With --collect: keep what was left so recently.")
@@ -47,21 +63,33 @@ def publish(
     """Publishes the features and points readers at them; or lists, activates, rolls back and collects generations.
 
     Without an option it makes the dataset publication, or brings a committed one back into a Redis that lacks it.
+    With --date that is the day's, and readers are pointed at it whatever [publication] activate says. Where msd gate
+    has closed the gate for a generation, readers are not pointed at it.
     """
-    if sum((list_, activate is not None, rollback, collect)) > 1:
-        raise UsageError("--list, --activate, --rollback and --collect are four commands; give one of them")
+    if sum((list_, activate is not None, rollback, collect, no_activate)) > 1:
+        raise UsageError(
+            "--list, --activate, --no-activate, --rollback and --collect are five commands; give one of them"
+        )
     root = _existing(work)
+    name = "tuned_publication" if tuned else "publication"
     if list_:
         _print(load(f"{COMMAND}:listed")(root))
-    elif activate is not None:
-        note(f"readers are pointed at the generation {load(f'{COMMAND}:activate')(root, activate)}")
+    elif activate is not None and activate != THIS:
+        now = load(f"{COMMAND}:activate")(root, activate, _heed(root, despite_gate=despite_gate))
+        note(f"readers are pointed at the generation {now}")
     elif rollback:
-        note(f"readers are pointed at the generation {load(f'{COMMAND}:rollback')(root)} again")
+        leaving = plan_of(work, source, preset, set_, date).dataset(name).fingerprint if date is not None else ""
+        note(f"readers are pointed at the generation {load(f'{COMMAND}:rollback')(root, leaving)} again")
     elif collect:
         gone = load(f"{COMMAND}:collect_now")(root, grace_hours)
         note(f"removed {', '.join(gone)}" if gone else "there was nothing to remove")
     else:
-        _publish(plan_of(work, source, preset, set_, date), "tuned_publication" if tuned else "publication")
+        plan = plan_of(work, source, preset, set_, date)
+        if activate == THIS:
+            _check_made(plan, name)
+        is_days = date is not None and not tuned
+        activates = not no_activate and (activate == THIS or is_days or plan.settings[name].activate)
+        _publish(plan, name, activates=activates, heed=_heed(root, despite_gate=despite_gate))
 
 
 def _existing(work: Path) -> Path:
@@ -70,16 +98,36 @@ def _existing(work: Path) -> Path:
     return Workspace(work).root if work.is_dir() else work.resolve()
 
 
-def _publish(plan: Plan, name: str) -> None:
+def _heed(root: Path, *, despite_gate: bool) -> Callable[[str], None]:
+    """What is asked before readers are pointed at a generation."""
+
+    def heed(generation: str) -> None:
+        if not despite_gate:
+            gate.check_open(root, generation)
+
+    return heed
+
+
+def _check_made(plan: Plan, name: str) -> None:
+    if plan.dataset(name).manifest is None:
+        call = f" --date {plan.date}" if plan.date else ""
+        raise StageError(f"{name} is not made yet; run: msd publish{call} --no-activate")
+
+
+def _publish(plan: Plan, name: str, *, activates: bool, heed: Callable[[str], None]) -> None:
+    """Brings a generation online, and readers to it where asked."""
     dataset = plan.dataset(name)
+    if activates:
+        heed(dataset.fingerprint)
+    config = replace(plan.settings[name], activate=activates)
     if dataset.manifest is None:
-        runner.run(plan, [name])
+        runner.run(replace(plan, settings={**plan.settings, name: config}), [name])
         return
     features = [plan.dataset(needed) for needed in BY_NAME[name].inputs]
     with held_by_us(dataset):
-        brought = load(f"{COMMAND}:ensure_published")(plan.settings[name], dataset, features)
-    done = "brought back from its receipt" if brought else "is there already, nothing was written"
-    note(f"generation {dataset.fingerprint}: {done}")
+        brought = load(f"{COMMAND}:ensure_published")(config, dataset, features)
+    done = "readers have it now" if activates else "brought back from its receipt"
+    note(f"generation {dataset.fingerprint}: {done if brought else 'is there already, nothing was written'}")
 
 
 def _print(lines: list[Any]) -> None:
