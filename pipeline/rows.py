@@ -24,6 +24,7 @@ from pipeline import kept_vectors
 from pipeline.errors import ConfigError, StageError
 from pipeline.estimate import check_budget
 from pipeline.job import Job, load
+from pipeline.log_lines import event
 from pipeline.progress import progress
 from pipeline.rejects import check_rejected_share
 from pipeline.storage import Outcome, conform, write_atomically, write_shard
@@ -46,18 +47,22 @@ def execute_rows(job: Job) -> Outcome:
     return finish(job)
 
 
-def make_slice(job: Job, slice_number: int, num_slices: int) -> None:
+def make_slice(job: Job, slice_number: int, num_slices: int) -> int:
     """Makes the missing shards of one slice: the slices are contiguous, and together they are all shards.
 
     Args:
         job: whose dataset stays uncommitted.
         slice_number: 1 to num_slices.
         num_slices: into how many parts the shards are dealt.
+
+    Returns:
+        The rows of the slice.
     """
     _mark_shard_size(job)
     total = num_shards(job)
     bounds = [total * part // num_slices for part in (slice_number - 1, slice_number)]
     make_shards(job, range(*bounds))
+    return _rows_of(job, range(*bounds))
 
 
 def make_shards(job: Job, numbers: range) -> None:
@@ -75,6 +80,7 @@ def make_shards(job: Job, numbers: range) -> None:
         )
         for number in makers:
             advance(rows_of_shard(job, number))
+            event("shard written", shard=number, rows=rows_of_shard(job, number))
 
 
 def make_missing(job: Job, missing: Sequence[int], *, inbox: str = "") -> Iterator[int]:

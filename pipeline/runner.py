@@ -7,7 +7,8 @@ table, imported when their turn comes.
 import inspect
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
@@ -17,6 +18,8 @@ from pipeline.content_digests import ContentDigests
 from pipeline.erased import read_erased
 from pipeline.errors import StageError, UsageError
 from pipeline.job import Job, load
+from pipeline.log_lines import bound
+from pipeline.metrics import failures_told, tell_slice, tell_stage
 from pipeline.progress import note
 from pipeline.rejects import reasons_told
 from pipeline.rows import execute_rows, make_slice
@@ -104,6 +107,9 @@ def run(plan: Plan, names: list[str], *, only: bool = False) -> list[str]:
         following = pending[position : position + 1]
         if stage.kind is Kind.TABLE and any(after.kind is not Kind.TABLE for after in following):
             load(TABLE_CLOSER)()
+    for name in names:
+        # A process may have been killed between a manifest and what is told of it.
+        tell_stage(plan, plan.dataset(name))
     return [stage.name for stage in pending]
 
 
@@ -116,16 +122,19 @@ def run_stage(plan: Plan, stage: Stage, execute: Callable[[Job], Outcome] | None
         execute: who calls the maker, where it is not the one of the stage's kind in this process.
     """
     output = plan.dataset(stage.name)
-    with held_by_us(output):
-        if output.manifest is not None:
-            return
-        _check_allowed(plan, stage.name)
-        job = make_job(plan, stage)
-        started = time.monotonic()
-        outcome = (execute or _EXECUTORS[stage.kind])(job)
-        seconds = time.monotonic() - started
-        commit(output, outcome, _facts(job, seconds))
-    note(f"      {_summary(outcome)} in {seconds:.1f} s")
+    with _observed(plan, stage.name):
+        with held_by_us(output):
+            if output.manifest is not None:
+                return
+            _check_allowed(plan, stage.name)
+            job = make_job(plan, stage)
+            started = time.monotonic()
+            outcome = (execute or _EXECUTORS[stage.kind])(job)
+            seconds = time.monotonic() - started
+            commit(output, outcome, _facts(job, seconds))
+        rows = {name: getattr(outcome, name) for name in ("rows_in", "rows_ok", "rows_rejected", "rows_skipped")}
+        note(f"      {_summary(outcome)} in {seconds:.1f} s", **rows, seconds=round(seconds, 3))
+        tell_stage(plan, output)
 
 
 def run_slice(plan: Plan, name: str, slice_number: int, num_slices: int) -> None:
@@ -145,9 +154,22 @@ def run_slice(plan: Plan, name: str, slice_number: int, num_slices: int) -> None
     output = plan.dataset(name)
     if output.manifest is None:
         _check_allowed(plan, name)
-    with held_by_us(output, part=f"{slice_number}-of-{num_slices}"):
+    with (
+        _observed(plan, name, slice=f"{slice_number}/{num_slices}"),
+        held_by_us(output, part=f"{slice_number}-of-{num_slices}"),
+    ):
         if output.manifest is None:
-            make_slice(make_job(plan, stage), slice_number, num_slices)
+            started = time.monotonic()
+            rows = make_slice(make_job(plan, stage), slice_number, num_slices)
+            tell_slice(plan, name, slice_number, rows=rows, seconds=time.monotonic() - started)
+
+
+@contextmanager
+def _observed(plan: Plan, name: str, **fields: Any) -> Iterator[None]:
+    """Puts the dataset's name on every line of the block, and counts it where it fails."""
+    facts = {"source": plan.source.name, "stage": name, "fingerprint": plan.dataset(name).fingerprint}
+    with bound(date=plan.date or None, **facts, **fields), failures_told(plan, name):
+        yield
 
 
 def check_inputs(plan: Plan, names: list[str]) -> None:

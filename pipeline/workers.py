@@ -22,6 +22,7 @@ from typing import Any
 
 from pipeline.errors import MsdError, StageError
 from pipeline.job import Job
+from pipeline.log_lines import carried, carry_on, is_json, write_failure
 
 STOP_SECONDS = 10.0
 Make = Callable[[Job, Sequence[int]], Iterator[int]]
@@ -53,7 +54,7 @@ def make_in_processes(make: Make, job: Job, missing: Sequence[int], processes: i
     made = 0
     try:
         for number, share in enumerate(_shares(missing, processes)):
-            work = partial(_work, make, job, share)
+            work = partial(_work, make, job, share, carried())
             name = f"{job.stage.name} worker {number + 1} of {processes}"
             workers.append(_started(work, name, _resources(number, processes)))
         listening = {worker.inbox: worker for worker in workers}
@@ -121,8 +122,9 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _work(make: Make, job: Job, share: Sequence[int], outbox: Connection) -> None:
+def _work(make: Make, job: Job, share: Sequence[int], run: Mapping[str, Any], outbox: Connection) -> None:
     """What a worker runs."""
+    carry_on(run, worker=multiprocessing.current_process().name)
     # Ctrl-C reaches every process of the terminal: the parent answers it for all.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -131,8 +133,11 @@ def _work(make: Make, job: Job, share: Sequence[int], outbox: Connection) -> Non
             outbox.send(number)
     except MsdError as error:
         outbox.send(error)
-    except Exception:
-        traceback.print_exc()
+    except Exception as error:
+        if is_json():
+            write_failure(f"unexpected {type(error).__name__}: {error}", error, exit_code=1, with_traceback=True)
+        else:
+            traceback.print_exc()
         sys.exit(1)
 
 

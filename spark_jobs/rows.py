@@ -10,7 +10,7 @@ once; there are as many tasks as the cluster runs side by side.
 import os
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from functools import partial
@@ -26,6 +26,7 @@ from pyspark.sql import SparkSession
 from pipeline.errors import StageError
 from pipeline.estimate import check_budget
 from pipeline.job import Job
+from pipeline.log_lines import carried, carry_on, event
 from pipeline.progress import note, progress
 from pipeline.rows import (
     asks_for_store,
@@ -74,7 +75,7 @@ def _make(spark: SparkSession, job: Job, missing: Sequence[int]) -> None:
     note(f"      {len(missing):,} shards in {tasks} tasks")
     places = spark.range(0, len(missing), 1, tasks)
     with _progress_of(job, missing):
-        places.mapInArrow(partial(_make_in_task, job, missing), "shard bigint").collect()
+        places.mapInArrow(partial(_make_in_task, job, missing, carried()), "shard bigint").collect()
 
 
 def _num_places(spark: SparkSession) -> int:
@@ -85,14 +86,18 @@ def _num_places(spark: SparkSession) -> int:
     return max(1, int(asked) if asked else spark.sparkContext.defaultParallelism // cores_per_task)
 
 
-def _make_in_task(job: Job, missing: Sequence[int], places: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def _make_in_task(
+    job: Job, missing: Sequence[int], run: Mapping[str, Any], places: Iterator[pa.RecordBatch]
+) -> Iterator[pa.RecordBatch]:
     """What an executor runs: makes the shards at those places of `missing` that are still not there."""
     numbers = [missing[place] for batch in places for place in batch.column(0).to_pylist()]
     left = missing_shards(job, numbers)
     context = TaskContext.get()
     assert context is not None
     take_gpus(context)
+    carry_on(run, worker=f"task {context.partitionId()}", attempt=context.attemptNumber())
     for number in make_missing(job, left, inbox=f"task-{context.partitionId()}"):
+        event("shard written", shard=number, rows=rows_of_shard(job, number))
         yield pa.RecordBatch.from_pydict({"shard": pa.array([number], pa.int64())})
 
 

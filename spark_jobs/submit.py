@@ -8,9 +8,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from pipeline import log_lines
 from pipeline.call import PRESET, SOURCE, plan_of
 from pipeline.errors import MsdError, StageError
 from pipeline.job import Job
+from pipeline.metrics import tell_stage
 from pipeline.progress import note
 from pipeline.runner import Plan, make_plan, run_stage
 from pipeline.settings import resolve
@@ -30,14 +32,19 @@ def submit(name: str, execute: Callable[[Job], Outcome] | None = None) -> None:
     """
     arguments = _parser(name).parse_args()
     try:
+        log_lines.begin("spark-submit")
         plan = _plan(arguments)
         _check_inputs(plan, name, arguments)
         if plan.dataset(name).manifest is None:
             stage = BY_NAME[name]
             run_stage(plan, stage, execute or (execute_rows if stage.kind is Kind.ROWS else None))
+        tell_stage(plan, plan.dataset(name))
         note(f"{name}: {plan.dataset(name).folder}")
     except MsdError as error:
-        note(f"{name}: {error}")
+        if log_lines.is_json():
+            log_lines.write_failure(f"{name}: {error}", error, exit_code=error.exit_code)
+        else:
+            note(f"{name}: {error}")
         sys.exit(error.exit_code)
     finally:
         stop()
