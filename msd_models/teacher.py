@@ -5,6 +5,7 @@ way while the last ones of this batch finish, or are asked again. Every completi
 it is there, so that no run, preset or day pays for it twice. A row the teacher fails on is kept, with its reason.
 """
 
+import json
 import platform
 import time
 from collections import deque
@@ -21,6 +22,7 @@ from msd_models.questions import Question, Questioner
 from pipeline.config import TeacherOutputs
 from pipeline.content_store import ContentStore
 from pipeline.errors import ConfigError
+from pipeline.rows import FACTS
 from pipeline.schemas import TEACHER_OUTPUTS
 
 THROUGHPUT = "throughput"
@@ -92,6 +94,7 @@ class Teacher:
         self.under_way: dict[str, _Asked] = {}
         """By the key of the first attempt."""
         self.pace = Pace()
+        self.told: dict[str, float] = {}
 
     def answered(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """A batch of outputs for each batch of prompts, in order."""
@@ -107,13 +110,20 @@ class Teacher:
             else:
                 self._collect()
             while waiting and waiting[0].open == 0:
-                yield _outputs(waiting.popleft())
+                yield _outputs(waiting.popleft()).replace_schema_metadata(self._facts())
 
     def close(self) -> None:
         """Ends the model and keeps how fast it was."""
         self.generator.close()
         if self.pace.rows >= TELLING_ROWS:
             self.store.note(THROUGHPUT, self.pace.told(self.questioner.facts["model"]))
+
+    def _facts(self) -> dict[bytes, bytes]:
+        """What was asked of the model since the batch before, for the manifest (pipeline.rows)."""
+        now = self.pace.work()
+        since = {name: round(amount - self.told.get(name, 0), 3) for name, amount in now.items()}
+        self.told = now
+        return {FACTS: json.dumps(since).encode()} if any(since.values()) else {}
 
     def _take(self, rows: list[dict[str, Any]]) -> _Batch:
         """Asks a batch's questions, each once, rows with the same worked examples one after the other."""
@@ -213,6 +223,14 @@ class Pace:
         self.rows += 1
         self.prompt_tokens += completion.prompt_tokens
         self.output_tokens += completion.output_tokens
+
+    def work(self) -> dict[str, float]:
+        """What the model did so far in this process."""
+        return {
+            "prompt_tokens_sent": self.prompt_tokens,
+            "output_tokens_generated": self.output_tokens,
+            "generating_seconds": max(self.last_at - (self.started or self.last_at), 0.0),
+        }
 
     def told(self, model: Mapping[str, Any]) -> dict[str, Any]:
         """The facts to keep: seconds_to_first covers loading the model."""

@@ -170,8 +170,9 @@ class _Reader:
         missing = [batch.keys_U[batch.missing_M] for batch in held]
         reads = [batch.reads[row] for batch in held for row in batch.first_U[batch.missing_M]]
         keys_M, first_M = np.unique(np.concatenate(missing), return_index=True)
-        chosen, tokens = [reads[place] for place in first_M], self.encoder.tokens_read
+        chosen, tokens, started = [reads[place] for place in first_M], self.encoder.tokens_read, time.monotonic()
         vectors_MD = read_with(self.encoder, chosen, keep_end=self.reading.keep_end, pace=self.pace)
+        seconds = time.monotonic() - started
         if self.store is not None:
             vectors_MD = self.store.add(keys_M, vectors_MD)
         start = 0
@@ -179,7 +180,7 @@ class _Reader:
             batch.vectors_UD[batch.missing_M] = vectors_MD[np.searchsorted(keys_M, keys)]
             batch.facts["texts_read"] = int(((first_M >= start) & (first_M < start + len(keys))).sum())
             start += len(keys)
-        held[0].facts["tokens_read"] = self.encoder.tokens_read - tokens
+        held[0].facts |= {"tokens_read": self.encoder.tokens_read - tokens, "reading_seconds": round(seconds, 3)}
 
     def _columns(self, batch: _Held) -> dict[str, pa.Array]:
         vectors_ND = batch.vectors_UD[batch.text_N]
