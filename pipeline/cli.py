@@ -22,6 +22,7 @@ from pipeline import (
     gate_cli,
     gold_cli,
     job,
+    log_lines,
     publish_cli,
     results,
     runner,
@@ -40,7 +41,7 @@ from pipeline.call import (
     remembered_plan,
 )
 from pipeline.errors import MsdError, UsageError
-from pipeline.partitions import is_open
+from pipeline.partitions import is_open, make_knowledge
 from pipeline.progress import note
 from pipeline.runner import Plan
 from pipeline.stages import BY_NAME, STAGES
@@ -115,7 +116,8 @@ def run(
             runner.run_slice(plan, _one_stage(names), *_slice_numbers(slice_))
             _print_json(json_, view.slice_facts(plan, names[0], slice_))
             return
-        made = runner.run(plan, names, only=only)
+        made = make_knowledge(plan, names) if date is not None and not only else []
+        made += runner.run(plan, names, only=only)
     if "report" in names:
         _finish(plan, made, started)
     else:
@@ -267,21 +269,25 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
     try:
+        log_lines.begin(arguments[0] if arguments else "help")
         app(arguments, standalone_mode=True)
     except MsdError as error:
-        _fail(str(error), error.exit_code, debug=debug)
-    except KeyboardInterrupt:
-        _fail("stopped; the same command goes on where it was", 130, debug=False)
+        _fail(str(error), error, error.exit_code, debug=debug)
+    except KeyboardInterrupt as error:
+        _fail("stopped; the same command goes on where it was", error, 130, debug=False)
     except Exception as error:
         first_line = (str(error).strip().splitlines() or ["no message"])[0]
         message = f"unexpected {type(error).__name__}: {first_line}"
-        _fail(f"{message}; the same command with --debug shows where", 1, debug=debug)
+        _fail(f"{message}; the same command with --debug shows where", error, 1, debug=debug)
 
 
-def _fail(message: str, exit_code: int, *, debug: bool) -> None:
-    if debug:
-        traceback.print_exc()
-    note(f"msd: {message}")
+def _fail(message: str, error: BaseException, exit_code: int, *, debug: bool) -> None:
+    if log_lines.is_json():
+        log_lines.write_failure(f"msd: {message}", error, exit_code=exit_code, with_traceback=debug)
+    else:
+        if debug:
+            traceback.print_exc()
+        note(f"msd: {message}")
     sys.stdout.flush()
     sys.exit(exit_code)
 

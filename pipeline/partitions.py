@@ -20,7 +20,7 @@ from pipeline import runner, settings
 from pipeline.errors import StageError, UsageError
 from pipeline.runner import Plan
 from pipeline.source import load_source
-from pipeline.stages import BY_NAME
+from pipeline.stages import BY_NAME, with_ancestors
 from pipeline.storage import Workspace, write_atomically, write_once
 
 FOLDER = "partitions"
@@ -154,6 +154,20 @@ def partition_plan(workspace: Workspace, day: str) -> Plan:
         date=day,
         refused=refused,
     )
+
+
+def make_knowledge(plan: Plan, names: list[str]) -> list[str]:
+    """Makes what the named datasets of a day need of the earlier day whose teacher and student it goes on with.
+
+    Returns:
+        The stages that ran.
+    """
+    partition = read_partition(plan.workspace, plan.date)
+    needed = {stage.name for stage in with_ancestors(names)}
+    missing = [name for name in KNOWLEDGE if name in needed and plan.dataset(name).manifest is None]
+    if partition.knowledge_date == plan.date or not missing:
+        return []
+    return runner.run(partition_plan(plan.workspace, partition.knowledge_date), missing)
 
 
 def is_open(work: Path, day: str) -> bool:

@@ -8,7 +8,7 @@ import pytest
 from pipeline import runner
 from pipeline.call import open_day, plan_of
 from pipeline.errors import StageError, UsageError
-from pipeline.partitions import KNOWLEDGE, opened_days, parse_date, read_partition
+from pipeline.partitions import KNOWLEDGE, make_knowledge, opened_days, parse_date, read_partition
 from pipeline.stages import BY_NAME
 from pipeline.storage import Outcome, Workspace, commit, write_once
 
@@ -147,3 +147,13 @@ def test_of_many_writers_one_writes(tmp_path):
     assert won.count(True) == 1
     assert (tmp_path / "x").read_text() == str(won.index(True))
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+def test_nothing_is_made_for_a_day_that_has_all_it_goes_on_with(shop):
+    opened(shop, refresh_days=2)
+    opened(shop, NEXT, refresh_days=2)
+    assert make_knowledge(dated(shop), ["report"]) == []
+    assert make_knowledge(dated(shop, NEXT), ["histories"]) == []
+    for name in KNOWLEDGE:
+        committed(dated(shop), name)
+    assert make_knowledge(dated(shop, NEXT), ["report"]) == []
