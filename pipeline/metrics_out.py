@@ -102,7 +102,7 @@ def send(figures: Figures, labels: Mapping[str, str], subject: str) -> None:
             _push(gateway, registry, labels)
         # An address that is none, a server that is gone, slow, or answers nonsense.
         except (OSError, ValueError, HTTPException) as error:
-            note(f"metrics: cannot push to {gateway.rpartition("@")[2]}: {error}", "warning")
+            note(f"metrics: cannot push to {gateway.rpartition('@')[2]}: {error}", "warning")
 
 
 def file_name(labels: Mapping[str, str], subject: str) -> str:
