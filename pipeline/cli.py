@@ -41,6 +41,7 @@ from pipeline.call import (
     remembered_plan,
 )
 from pipeline.errors import MsdError, UsageError
+from pipeline.lifeline import end_with_starter
 from pipeline.partitions import is_open, make_knowledge
 from pipeline.progress import note
 from pipeline.runner import Plan
@@ -268,6 +269,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Runs the command and turns failures into one sentence on stderr and an exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
+    end_with_starter()
     try:
         log_lines.begin(arguments[0] if arguments else "help")
         app(arguments, standalone_mode=True)

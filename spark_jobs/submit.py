@@ -12,6 +12,7 @@ from pipeline import log_lines
 from pipeline.call import PRESET, SOURCE, plan_of
 from pipeline.errors import MsdError, StageError
 from pipeline.job import Job
+from pipeline.lifeline import end_with_starter
 from pipeline.metrics import tell_stage
 from pipeline.progress import note
 from pipeline.runner import Plan, make_plan, run_stage
@@ -31,6 +32,7 @@ def submit(name: str, execute: Callable[[Job], Outcome] | None = None) -> None:
         execute: who calls the maker, where it is neither the one of the stage's kind nor Spark row by row.
     """
     arguments = _parser(name).parse_args()
+    end_with_starter()
     try:
         log_lines.begin("spark-submit")
         plan = _plan(arguments)

@@ -1,0 +1,1 @@
+"""What the DAG files are built with: stages become tasks, their inputs become edges."""
