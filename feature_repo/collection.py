@@ -9,6 +9,7 @@ import struct
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,6 +25,9 @@ from feature_repo.registry import remove_views
 from feature_repo.repository import keep, registered
 from feature_repo.site import Site
 from feature_repo.store import open_store, project_name, quiet_feast
+
+if TYPE_CHECKING:
+    from redis import Redis as Client
 
 SCAN_COUNT = 500
 KEYS_PER_DELETE = 10_000
@@ -64,7 +68,7 @@ def delete_values(site: Site, generation: Generation) -> None:
     with link(site.redis) as opened:
         for entity in entities_of(plans):
             views = [plan for plan in plans if entity_of(plan) == entity]
-            for keys in _keys_of(folder, views[0]) if is_known else _scanned_keys(site, views[0]):
+            for keys in _keys_of(folder, views[0]) if is_known else scanned_keys(site.client, views[0]):
                 delete_fields(opened, views, keys, project_name())
 
 
@@ -83,12 +87,12 @@ def _keys_of(folder: Path, plan: ViewPlan) -> Iterator[pa.Array]:
                 yield batch.column(0)
 
 
-def _scanned_keys(site: Site, plan: ViewPlan) -> Iterator[pa.Array]:
+def scanned_keys(client: "Client", plan: ViewPlan) -> Iterator[pa.Array]:
     """Ids of all keys of the project and entity, from a scan that never holds more than a few."""
     project = project_name()
     head = key_head(plan.key.name)
     held: list[str] = []
-    for key in site.client.scan_iter(match=head + b"*" + project.encode(), count=SCAN_COUNT):
+    for key in client.scan_iter(match=head + b"*" + project.encode(), count=SCAN_COUNT):
         entity_id = _parse(key, head, project.encode())
         if entity_id is not None:
             held.append(entity_id)

@@ -5,10 +5,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import pyarrow.parquet as pq
+
 from feature_repo.collection import HOUR_SECONDS, collect
+from feature_repo.definitions import ITEM_KEY, USER_KEY
+from feature_repo.feast_format import redis_keys
 from feature_repo.feature_pair import FeaturePair
 from feature_repo.generations import Generation, Generations, State
 from feature_repo.online_memory import MEBIBYTE
+from feature_repo.online_rows import shard_files
 from feature_repo.publication import bring_online
 from feature_repo.repository import active_in, registered
 from feature_repo.site import Site, connected, publishing
@@ -17,6 +22,8 @@ from feature_repo.switching import known_as, persist, switch
 from pipeline.config import Publication
 from pipeline.errors import StageError, UsageError
 from pipeline.storage import Dataset
+
+KEYS_AT_ONCE = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +62,27 @@ def ensure_published(config: Publication, publication: Dataset, features: Sequen
         return True
     bring_online(config, folder, FeaturePair.of(features[0], features[1]))
     return True
+
+
+def write_anew(config: Publication, publication: Dataset, features: Sequence[Dataset]) -> None:
+    """Writes every value of a committed publication again, in place: for a server that lost or changed some of them.
+
+    Readers are not disturbed, since the values are the same. An expiry that somebody set on a key is taken off.
+
+    Args:
+        config: of the stage.
+        publication: committed.
+        features: of items and of users, that it was made of.
+    """
+    folder = publication.folder
+    with publishing(feast_home(folder)) as site:
+        generations = Generations(site.client, project_name())
+        site.client.delete(generations.key("shards", folder.name))
+    bring_online(config, folder, FeaturePair.of(features[0], features[1]))
+    with publishing(feast_home(folder)) as site:
+        for path in shard_files(folder):
+            _persist_keys(site, path)
+        persist(site.redis)
 
 
 def listed(work: Path) -> list[Line]:
@@ -146,6 +174,17 @@ def _is_there(config: Publication, generation: str, home: Path) -> bool:
         return True
     found = next((each for each in _on_server(home.parent) if each.name == generation), None)
     return found is not None and found.state is State.COMPLETE and (found.is_active or not config.activate)
+
+
+def _persist_keys(site: Site, shard: Path) -> None:
+    name = ITEM_KEY.name if shard.name.startswith("item") else USER_KEY.name
+    ids = pq.read_table(shard, columns=[name], partitioning=None).column(name).to_pylist()
+    keys = redis_keys(name, ids, project_name())
+    for start in range(0, len(keys), KEYS_AT_ONCE):
+        with site.client.pipeline(transaction=False) as pipe:
+            for key in keys[start : start + KEYS_AT_ONCE]:
+                pipe.persist(key)
+            pipe.execute()
 
 
 def _on_server(work: Path) -> list[Generation]:

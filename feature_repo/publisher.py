@@ -9,10 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from feature_repo.collection import delete_values
-from feature_repo.definitions import ViewPlan
 from feature_repo.generation_token import token_of
 from feature_repo.generations import Generation, Generations, State
-from feature_repo.hash_rows import Shard
 from feature_repo.online_memory import bytes_per_key, check_fits, limits, server_memory
 from feature_repo.online_rows import (
     Chosen,
@@ -22,13 +20,12 @@ from feature_repo.online_rows import (
     count_wanted,
     entities_of,
     num_rows,
-    offline_rows,
     shard_files,
 )
 from feature_repo.pointer import Pointer
 from feature_repo.redis_link import link
 from feature_repo.repository import Registered
-from feature_repo.shard_writer import WriteJob, Written, refuse_differing, views_of
+from feature_repo.shard_writer import WriteJob, Written, as_offline, refuse_differing, views_of
 from feature_repo.site import Site
 from feature_repo.store import project_name
 from feature_repo.switching import note_intervals, register
@@ -151,8 +148,7 @@ class Publisher:
             for entity in entities_of(self.job.plans):
                 sample = self._sample(entity)
                 for view in views_of(self.job, sample) if sample.num_rows else ():
-                    rows = offline_rows(view.plan, view.rows, self.job.folder)
-                    refuse_differing(self._encoded(view.plan, rows), opened, self.job.project, "the offline store has")
+                    refuse_differing(as_offline(self.job, view), opened, self.job.project, "the offline store has")
                 compared += sample.num_rows
         return compared
 
@@ -166,13 +162,6 @@ class Publisher:
             shard = pq.read_table(path)
             tables.append(shard.take(np.linspace(0, shard.num_rows - 1, min(each, shard.num_rows)).astype(np.int64)))
         return pa.concat_tables(tables)
-
-    def _encoded(self, plan: ViewPlan, rows: pa.Table) -> Shard:
-        if "vector" not in rows.column_names:
-            return Shard(plan=plan, rows=rows, encoded=None)
-        vectors = rows.column("vector").combine_chunks()
-        vectors_ND = vectors.flatten().to_numpy(zero_copy_only=False).reshape(rows.num_rows, -1).astype(np.float32)
-        return Shard(plan=plan, rows=rows.drop_columns(["vector"]), encoded=self.job.codec.encode(vectors_ND))
 
     def _complete(self, known: dict[str, Any]) -> None:
         generation = self.generation

@@ -18,7 +18,7 @@ from feature_repo.generations import Generations
 from feature_repo.hash_rows import Shard
 from feature_repo.offline import VECTORS_FILE
 from feature_repo.online import differing_keys, write_views
-from feature_repo.online_rows import TIME, entity_of, shard_files, view_rows
+from feature_repo.online_rows import TIME, entity_of, offline_rows, shard_files, view_rows
 from feature_repo.redis_address import connect
 from feature_repo.redis_link import RedisLink, link
 from feature_repo.redis_server import running_redis
@@ -87,6 +87,16 @@ def views_of(job: WriteJob, shard: pa.Table) -> list[Shard]:
             rows = view_rows(shard, plan)
             made.append(_encoded(job, plan, rows.filter(rows.column(TIME).is_valid())))
     return made
+
+
+def as_offline(job: WriteJob, view: Shard) -> Shard:
+    """The same keys' rows as the offline files hold them, whose vectors are read there and not from vectors.npy."""
+    rows = offline_rows(view.plan, view.rows, job.folder)
+    if "vector" not in rows.column_names:
+        return Shard(plan=view.plan, rows=rows, encoded=None)
+    vectors = rows.column("vector").combine_chunks()
+    vectors_ND = vectors.flatten().to_numpy(zero_copy_only=False).reshape(-1, job.codec.dim).astype(np.float32)
+    return Shard(plan=view.plan, rows=rows.drop_columns(["vector"]), encoded=job.codec.encode(vectors_ND))
 
 
 def _write_one(job: WriteJob, number: int, shard: pa.Table, opened: RedisLink, generations: Generations) -> Written:

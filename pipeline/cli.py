@@ -15,6 +15,7 @@ import typer
 from pipeline import (
     ablation_cli,
     audit,
+    canary_cli,
     curve,
     doctor,
     erase_cli,
@@ -263,6 +264,7 @@ def doctor_(work: WorkOption = Path("work"), debug: DebugOption = False) -> None
 app.command(name="tune")(tuning_cli.tune)
 app.command(name="publish")(publish_cli.publish)
 app.command(name="gate")(gate_cli.judge)
+app.command(name="canary")(canary_cli.examine)
 
 
 def main(arguments: list[str] | None = None) -> None:

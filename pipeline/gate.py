@@ -91,6 +91,17 @@ def reasons(verdict: Mapping[str, Any]) -> list[str]:
     return [f"{check['name']}: {check['told']}" for check in verdict["checks"] if not check["passed"]]
 
 
+def figures(verdict: Mapping[str, Any]) -> dict[str, float | None]:
+    """A verdict's figures, by the names that metrics have."""
+    checks = {check["name"]: check for check in verdict["checks"]}
+    return {
+        "phrase_f1": checks["phrase_f1"]["figure"],
+        "phrase_f1_floor": checks["phrase_f1"]["bound"],
+        "auc_loss": checks["canary"]["figure"],
+        "auc_loss_bound": checks["canary"]["bound"],
+    }
+
+
 def check_open(work: Path, generation: str) -> None:
     """Raises a StageError where the last verdict on a generation is that readers may not have it."""
     verdict = latest_verdict(work, generation)

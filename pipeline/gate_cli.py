@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline import gate
+from pipeline import gate, metrics
 from pipeline.call import DateOption, DebugOption, PresetOption, SetOption, SourceOption, WorkOption, plan_of
 from pipeline.errors import StageError, UsageError
 
@@ -41,6 +41,7 @@ def judge(
     plan = plan_of(work, source, preset, set_, date)
     bounds = gate.Bounds(min_f1=min_f1, max_auc_loss=max_auc_loss, allow_missing=allow_missing)
     verdict = gate.judge(plan, bounds)
+    metrics.tell_gate(plan, is_open=verdict["is_open"], **gate.figures(verdict))
     _print(verdict, as_json=json_)
     if not verdict["is_open"]:
         raise StageError(

@@ -39,6 +39,9 @@ def publish(
     no_activate: Annotated[
         bool, typer.Option("--no-activate", help="Bring the generation online and leave readers where they are.")
     ] = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="Write every value anew, in place, where a server lost or changed some.")
+    ] = False,
     despite_gate: Annotated[
         bool, typer.Option("--despite-gate", help="Point readers at a generation whose gate is closed.")
     ] = False,
@@ -66,9 +69,9 @@ def publish(
     With --date that is the day's, and readers are pointed at it whatever [publication] activate says. Where msd gate
     has closed the gate for a generation, readers are not pointed at it.
     """
-    if sum((list_, activate is not None, rollback, collect, no_activate)) > 1:
+    if sum((list_, activate is not None, rollback, collect, no_activate, again)) > 1:
         raise UsageError(
-            "--list, --activate, --no-activate, --rollback and --collect are five commands; give one of them"
+            "--list, --activate, --no-activate, --again, --rollback and --collect are six commands; give one of them"
         )
     root = _existing(work)
     name = "tuned_publication" if tuned else "publication"
@@ -85,9 +88,12 @@ def publish(
         note(f"removed {', '.join(gone)}" if gone else "there was nothing to remove")
     else:
         plan = plan_of(work, source, preset, set_, date)
-        if activate == THIS:
+        if activate == THIS or again:
             _check_made(plan, name)
         is_days = date is not None and not tuned
+        if again:
+            _write_anew(plan, name)
+            return
         activates = not no_activate and (activate == THIS or is_days or plan.settings[name].activate)
         _publish(plan, name, activates=activates, heed=_heed(root, despite_gate=despite_gate))
 
@@ -128,6 +134,15 @@ def _publish(plan: Plan, name: str, *, activates: bool, heed: Callable[[str], No
         brought = load(f"{COMMAND}:ensure_published")(config, dataset, features)
     done = "readers have it now" if activates else "brought back from its receipt"
     note(f"generation {dataset.fingerprint}: {done if brought else 'is there already, nothing was written'}")
+
+
+def _write_anew(plan: Plan, name: str) -> None:
+    """Of a generation that readers have, or have not; either way they stay where they are."""
+    dataset = plan.dataset(name)
+    features = [plan.dataset(needed) for needed in BY_NAME[name].inputs]
+    with held_by_us(dataset):
+        load(f"{COMMAND}:write_anew")(replace(plan.settings[name], activate=False), dataset, features)
+    note(f"generation {dataset.fingerprint}: every value was written anew")
 
 
 def _print(lines: list[Any]) -> None:
