@@ -13,43 +13,42 @@ from airflow.utils.db import upgradedb
 from airflow.utils.session import create_session
 from sqlalchemy import select
 
-CORES_PER_SPARK_JOB = 4
+from dags.chain.names import POOLS, SPARK_CONNECTION
+
+DESCRIPTIONS = {
+    "gpu": "stages that run a model: one at a time has the device, or the machine's cores",
+    "spark": "Spark jobs under way at once",
+}
 
 
 def main() -> None:
     """Does all of it; running again changes nothing."""
     upgradedb()
     with create_session() as session:
-        for pool in _pools():
-            if Pool.get_pool(pool.pool, session=session) is None:
-                session.add(pool)
+        known = {pool.pool for pool in Pool.get_pools(session=session)}
+        session.add_all(pool for pool in _pools() if pool.pool not in known)
         spark = _spark_connection()
         if session.scalar(select(Connection).where(Connection.conn_id == spark.conn_id)) is None:
             session.add(spark)
 
 
 def _pools() -> list[Pool]:
-    cores = os.cpu_count() or 1
+    """MSD_GPU_SLOTS and MSD_SPARK_SLOTS say more than a laptop has."""
     return [
         Pool(
-            pool="gpu",
-            slots=int(os.environ.get("MSD_GPU_SLOTS", 1)),
-            description="stages that run a model: one at a time has the device, or the machine's cores",
+            pool=name,
+            slots=int(os.environ.get(f"MSD_{name.upper()}_SLOTS", slots)),
+            description=DESCRIPTIONS[name],
             include_deferred=False,
-        ),
-        Pool(
-            pool="spark",
-            slots=int(os.environ.get("MSD_SPARK_SLOTS", max(1, cores // CORES_PER_SPARK_JOB))),
-            description="Spark jobs under way at once",
-            include_deferred=False,
-        ),
+        )
+        for name, slots in POOLS.items()
     ]
 
 
 def _spark_connection() -> Connection:
     """An absent one would silently mean YARN."""
     return Connection(
-        conn_id="spark_default",
+        conn_id=SPARK_CONNECTION,
         conn_type="spark",
         host=os.environ.get("MSD_SPARK_MASTER", "local[*]"),
         extra=json.dumps({"deploy-mode": "client"}),

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
+from dags.chain.names import CHAIN
 from dags.laptop.rest import Airflow
 from pipeline.errors import ServiceError, UsageError
 
-CHAIN = ("teacher_generation", "distillation", "embedding", "publication", "ctr_training")
 POLL_SECONDS = 1.0
 ARRIVAL_SECONDS = 120.0
 """How long after its upstream's end a DAG may take to start before something is wrong with it."""

@@ -9,8 +9,9 @@ from typing import Annotated, Any
 import typer
 
 import dags
+from dags.chain.names import BY_HAND, CHAIN, DAILY
 from dags.laptop.bring_up import bring_up, take_down, wait_for_dags
-from dags.laptop.chain_run import CHAIN, ChainRun, backfill, day, follow, trigger
+from dags.laptop.chain_run import ChainRun, backfill, day, follow, trigger
 from dags.laptop.home import Home, by_hand, find_home
 from dags.laptop.rest import Airflow
 from dags.laptop.services import SERVICES, members, running
@@ -68,7 +69,7 @@ def run(
     key = day(date or (datetime.now(UTC) - timedelta(days=1)).date().isoformat()).isoformat()
     params = _params(source, preset, set_, param)
     home = bring_up(work, _dags_of(work))
-    wait_for_dags(home, CHAIN)
+    wait_for_dags(home, (*CHAIN, *BY_HAND, *DAILY))
     airflow = Airflow(home.url)
     _say_open(home)
     asked = trigger(airflow, key, params)
@@ -89,7 +90,7 @@ def backfill_(
     day(first), day(last)
     params = _params(source, preset, set_, param)
     home = bring_up(work, _dags_of(work))
-    wait_for_dags(home, CHAIN)
+    wait_for_dags(home, (*CHAIN, *BY_HAND, *DAILY))
     _say_open(home)
     keys, asked = backfill(Airflow(home.url), first, last, params)
     _watch(home, keys, asked)
@@ -156,7 +157,7 @@ def _watch(home: Home, keys: list[str], asked: datetime) -> None:
     print_results(runs)
     for run_ in runs:
         if run_.is_green:
-            note(f"{run_.key}: report: {_report_of(home, run_.key)}")
+            note(f"{run_.key}: report: {home.work / 'report' / run_.key / 'report.html'}")
         else:
             _explain(home, airflow, run_)
     _say_open(home)
@@ -179,11 +180,6 @@ def _explain(home: Home, airflow: Airflow, chain_run: ChainRun) -> None:
             f"next: mend it, then clear the failed task at {home.url}/dags/{hop.dag}/runs/{run_id}; what was made is"
             " not made again, and the chain goes on from there"
         )
-
-
-def _report_of(home: Home, key: str) -> Path:
-    record = json.loads((home.work / "partitions" / f"{key}.json").read_text(encoding="utf-8"))
-    return home.work / "report" / record["fingerprints"]["report"] / "report.html"
 
 
 def _say_open(home: Home) -> None:

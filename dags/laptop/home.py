@@ -119,7 +119,7 @@ def by_hand(home: Home) -> str:
     return f"AIRFLOW_HOME={shlex.quote(str(home.folder))} {shlex.quote(str(Path(sys.executable).parent / 'airflow'))}"
 
 
-def _settings(home: Home) -> dict[str, dict[str, str | int]]:
+def _settings(home: Home) -> dict[str, dict[str, str | int | float]]:
     return {
         "core": {
             "dags_folder": str(home.dags),
