@@ -25,6 +25,7 @@ from pipeline.job import Job
 from pipeline.rejects import check_rejected_share, reasons_told
 from pipeline.schemas import REJECTED
 from pipeline.storage import Dataset, Outcome, conform
+from spark_jobs import shuffles
 from spark_jobs.entries import as_uri
 from spark_jobs.session import session, spark_schema
 from spark_jobs.tables import Made, held
@@ -69,10 +70,8 @@ def look(job: Job) -> tuple[pa.Table, dict[str, Any]]:
 def _spark_for(job: Job) -> Iterator[SparkSession]:
     """The session under the stage's settings; says in one sentence what failed, and lets go of what was held."""
     spark = session()
-    partitions = getattr(job.config, "spark_partitions", 0)
-    before = str(spark.conf.get("spark.sql.shuffle.partitions"))
-    if partitions:
-        spark.conf.set("spark.sql.shuffle.partitions", partitions)
+    before = str(spark.conf.get(shuffles.SETTING))
+    spark.conf.set(shuffles.SETTING, shuffles.partitions_of(job, spark))
     try:
         yield spark
     except (PySparkException, Py4JJavaError) as error:
@@ -81,7 +80,7 @@ def _spark_for(job: Job) -> Iterator[SparkSession]:
         ) from error
     finally:
         spark.catalog.clearCache()
-        spark.conf.set("spark.sql.shuffle.partitions", before)
+        spark.conf.set(shuffles.SETTING, before)
 
 
 def read_dataset(spark: SparkSession, dataset: Dataset) -> DataFrame:

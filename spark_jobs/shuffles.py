@@ -1,0 +1,47 @@
+"""How many partitions a stage's shuffles begin with: by the bytes of what it reads, never fewer than the cores.
+
+Adaptive execution puts small partitions together once it has seen them, and cuts none but those of a skewed join; so
+the number to begin with must be large enough, and no exact one is needed. Spark's own 200 are minutes of overhead on a
+laptop's tables and far too few for a terabyte.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from pyspark.sql import SparkSession
+
+from pipeline.job import Job
+
+SETTING = "spark.sql.shuffle.partitions"
+WANTED_BYTES = 64 * 2**20
+"""Of a partition, as the advisory size of adaptive execution."""
+UNPACKED = 4
+"""Bytes that a byte on disk takes between two tasks: Parquet's zstd packs about as much tighter than Spark's lz4."""
+MOST = 100_000
+"""The names of shards have five digits."""
+
+
+def num_partitions(num_bytes: int, cores: int) -> int:
+    """Partitions for so many bytes of files, one a core at least."""
+    return min(max(-(-num_bytes * UNPACKED // WANTED_BYTES), cores), MOST)
+
+
+def partitions_of(job: Job, spark: SparkSession) -> int:
+    """What a stage's shuffles begin with: the stage's own setting, else spark-submit's, else by what it reads."""
+    asked = getattr(job.config, "spark_partitions", 0)
+    settings = spark.sparkContext.getConf()
+    if asked or settings.contains(SETTING):
+        return int(asked or settings.get(SETTING) or 0)
+    return num_partitions(bytes_read(job), spark.sparkContext.defaultParallelism)
+
+
+def bytes_read(job: Job) -> int:
+    """Bytes of the inputs' shards and of the source's files that the stage reads."""
+    inputs = sum(_size(dataset.shards()) for dataset in job.inputs.values())
+    tables = [getattr(job.source, name, None) for name in job.stage.source_tables]
+    given = [path for table in tables if hasattr(table, "files") for path in table.files.all_paths]
+    return inputs + _size(inner for path in given for inner in (path.rglob("*") if path.is_dir() else (path,)))
+
+
+def _size(paths: Iterable[Path]) -> int:
+    return sum(path.stat().st_size for path in paths if path.is_file())
