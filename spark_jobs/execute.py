@@ -113,7 +113,8 @@ def _write(job: Job, made: Made) -> Outcome:
     assert job.stage.schema is not None
     folder = job.output.folder
     rows = made.rows.select(*job.stage.schema.names)
-    rows_ok = _save(rows.repartitionByRange(*made.order).sortWithinPartitions(*made.order), folder, folder / ASIDE)
+    placed = rows if made.is_placed else rows.repartitionByRange(*made.order).sortWithinPartitions(*made.order)
+    rows_ok = _save(placed, folder, folder / ASIDE)
     reasons = _save_rejected(made.rejected, folder) if made.rejected is not None else {}
     rejected = sum(reasons.values())
     skipped = made.skipped.count() if made.skipped is not None else 0

@@ -21,6 +21,8 @@ class Made:
     """The dataset, with at least its schema's columns."""
     order: tuple[str, ...]
     """The dataset's key: rows are written in this order, so that partitioning cannot show."""
+    is_placed: bool = False
+    """True where partitions hold the rows in this order already, so that writing them shuffles and sorts nothing."""
     rejected: DataFrame | None = None
     """`source_row` and `reason` of each row that was left out for a fault."""
     skipped: DataFrame | None = None
