@@ -18,7 +18,7 @@ from pipeline.lifeline import VARIABLE
 
 WRONG_CALL = 2
 """The exit code of a call that no repetition makes right."""
-LINGER_SECONDS = 5.0
+LINGER_SECONDS = 2.0
 STOP_SECONDS = 20.0
 
 
@@ -83,11 +83,12 @@ class Command:
 
 
 def _pass_on(stream: IO[bytes], tell: Callable[[str], None], last_lines: list[str]) -> None:
-    for raw in stream:
-        line = raw.decode(errors="backslashreplace").rstrip()
-        if line:
-            last_lines[0] = line
-            tell(line)
+    with stream:
+        for raw in stream:
+            line = raw.decode(errors="backslashreplace").rstrip()
+            if line:
+                last_lines[0] = line
+                tell(line)
 
 
 def _answer(lines: Sequence[str]) -> dict[str, Any] | None:

@@ -156,6 +156,8 @@ class SparkStageOperator(BaseOperator):
             application_args=self.application_args,
             py_files=self.where.py_files,
             archives=self.where.archives,
+            # Spark says every task it deals at INFO; what a person looks for in a task log would drown.
+            conf={"spark.log.level": "WARN"},
             name=f"msd {self.stages[0]} {self.date}",
         )
 
