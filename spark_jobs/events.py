@@ -42,8 +42,10 @@ def judge(rows: DataFrame, known: DataFrame, config: configs.Interactions, sourc
         (cell(table.history) if table.history else F.lit(None).cast("string")).alias("history"),
     )
     joined = typed.join(known, on="item_id", how="left")
-    reason = _reason(config, source).alias("reason")
-    return joined.select("*", reason).drop("problem", "has_no_time", "has_no_label", "is_known")
+    judged = joined.withColumn("reason", _reason(config, source))
+    # Of a good row nobody asks for its text as it stood in the file, and the log is held with what is left here.
+    judged = judged.withColumn("row_json", F.when(F.col("reason").isNotNull(), F.col("row_json")))
+    return judged.drop("problem", "has_no_time", "has_no_label", "is_known")
 
 
 def is_later(config: configs.Interactions) -> Column:

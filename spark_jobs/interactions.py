@@ -50,12 +50,14 @@ def make(
         read_rows = read_rows.unionByName(listed.select("row_order"))
         accepted = accepted.unionByName(listed.filter("is_known").select(*accepted.columns))
     ordered = numbered(accepted.drop("history", "row_json"), TIME_ORDER, "event_id")
-    labelled = held(assign_splits(ordered, source, config.seed))
+    labelled = assign_splits(ordered, source, config.seed)
     complete = add_negatives(labelled, items, config, source.labels)
     sampled = complete.filter("is_sampled").select("row_order")
     return Made(
         rows=complete,
         order=("event_id",),
+        # As they were numbered, unless rows of one user or of one positive were brought together since.
+        is_placed=source.labels.min_history == 0 and source.labels.negatives_per_positive == 0,
         rejected=faulty,
         skipped=_skipped(later if config.last_day else None, theirs if erased.digests else None),
         read=read_rows.unionByName(sampled),

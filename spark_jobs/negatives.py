@@ -19,6 +19,8 @@ def add_negatives(events: DataFrame, items: DataFrame, config: configs.Interacti
     or repeat an item are passed over; a user who clicked nearly everything may get fewer.
     """
     wanted = labels.negatives_per_positive
+    if wanted:
+        events = held(events)
     spread = events.withColumn("is_sampled", F.lit(False)).withColumn("event_id", F.col("event_id") * (wanted + 1))
     if wanted == 0:
         return spread

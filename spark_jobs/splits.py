@@ -25,7 +25,9 @@ def assign_splits(events: DataFrame, source: Source, seed: int = 0) -> DataFrame
     split = F.when(F.col("given_split") == "history", F.lit("history"))
     if labels.min_history:
         split = split.when(_events_before(source) < labels.min_history, F.lit("history"))
-    kept = held(events.withColumn("split", split.otherwise(F.col("given_split"))))
+    kept = events.withColumn("split", split.otherwise(F.col("given_split")))
+    if labels.min_history:
+        kept = held(kept)
     divided = {SplitBy.TIME: _by_time, SplitBy.USER: _by_user, SplitBy.GIVEN: _as_given}[labels.split_by]
     result = divided(kept, labels.fractions, seed)
     _check_none_is_empty(result, source)
