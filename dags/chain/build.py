@@ -102,7 +102,9 @@ def declared(flow: Flow, where: Deployment, params: dict[str, Param]) -> DAG:
             name=f"{flow.name} is late",
             reference=DeadlineReference.DAGRUN_QUEUED_AT,
             interval=timedelta(hours=flow.deadline_hours * where.time_factor),
-            callback=AsyncCallback(tell_late, kwargs={"dag": flow.name, "hours": flow.deadline_hours}),
+            callback=AsyncCallback(
+                tell_late, kwargs={"dag": flow.name, "hours": flow.deadline_hours, "work": where.work}
+            ),
         ),
     )
 

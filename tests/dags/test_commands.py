@@ -214,3 +214,35 @@ def _ends_soon(pid: int) -> bool:
     except psutil.TimeoutExpired:
         return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
     return True
+
+
+@pytest.mark.spark
+@pytest.mark.slow
+def test_a_killed_task_takes_its_spark_submit_with_it(tmp_path: Path) -> None:
+    """spark-submit is a Java machine between the task and our driver; nobody tells it that the task is gone."""
+    root = Path(__file__).parents[2]
+    words = ["spark-submit", "--master", "local[1]", str(root / "spark_jobs/items.py"), "--source", "tiny-world"]
+    words += ["--preset", "tiny-world", "--work", str(tmp_path)]
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    environment |= {"SPARK_LOCAL_IP": "127.0.0.1", "PYSPARK_PYTHON": sys.executable, "PYTHONPATH": str(root)}
+    task = subprocess.Popen(
+        [sys.executable, "-c", f"from dags.chain.command import Command; Command({words!r}, {{}}, '.').run(print)"],
+        env=environment,
+        cwd=root,
+        stdout=subprocess.DEVNULL,
+    )
+    tree = _once_the_driver_runs(psutil.Process(task.pid))
+    task.kill()
+    task.wait(10)
+    assert all(_ends_soon(pid) for pid in tree)
+
+
+def _once_the_driver_runs(task: psutil.Process) -> list[int]:
+    """What the task has started, once there is the Python of the job below the Java machine."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        below = task.children(recursive=True)
+        if any(process.name().startswith("python") for process in below):
+            return [process.pid for process in below]
+        time.sleep(0.1)
+    raise AssertionError("the driver did not start")
