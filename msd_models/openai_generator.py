@@ -1,4 +1,4 @@
-"""A teacher behind a server that speaks OpenAI's protocol: a `vllm serve` cluster, or any other.
+"""A teacher behind a server that speaks OpenAI's protocol: the work folder's own, a `vllm serve` cluster, or any other.
 
 The client library retries what may pass (429, 5xx, a broken connection) with growing pauses; a request the server calls
 wrong is given up with its reason; a server that cannot be reached ends the stage, and what was generated is kept.
@@ -9,15 +9,17 @@ import os
 import queue
 import threading
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from msd_models.answers import JSON_SCHEMA
 from msd_models.generators import OVER_LONG, Completion, Fitted, Prompt, Request
-from msd_models.language_model import MINILM, SMOLLM2, load_tokenizer, model_folder
+from msd_models.language_model import MINILM, SMOLLM2, folder_digest, load_tokenizer, model_folder
 from msd_models.untrusted_text import fit_text
 from pipeline.config import TeacherOutputs
 from pipeline.errors import ConfigError, ServiceError
+from pipeline.teacher_address import is_own, read_address
 
 CONCURRENCY = 64
 MAX_RETRIES = 6
@@ -39,15 +41,17 @@ class OpenAiGenerator:
         self.capacity = config.concurrency or CONCURRENCY
         self.tokenizer = load_tokenizer(model_folder(_tokenizer_of(config)))
         self.finished: queue.Queue[Finished] = queue.Queue()
+        self.max_retries = MAX_RETRIES
         self.num_open = 0
-        self.is_checked = False
+        self.client: Any = None
         self.loop = asyncio.new_event_loop()
         self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self.thread.start()
-        self.client, self.turn = asyncio.run_coroutine_threadsafe(self._connect(), self.loop).result()
 
     def identity(self) -> Mapping[str, Any]:
-        """The name the server knows the model by, and its revision."""
+        """The name the server knows the model by and its revision; of our own server, the bytes it loads."""
+        if is_own(self.config.endpoint):
+            return {"served": self.config.model, "weights": self._digest}
         return {"served": self.config.model, "revision": self.config.revision}
 
     def fit(self, text: str, max_tokens: int, *, keep_end: bool) -> Fitted:
@@ -60,9 +64,9 @@ class OpenAiGenerator:
 
     def submit(self, request: Request) -> None:
         """Sends the request when its turn comes; the first one asks whether the server has the model."""
-        if not self.is_checked:
+        if self.client is None:
+            self.client, self.turn = asyncio.run_coroutine_threadsafe(self._connect(), self.loop).result()
             asyncio.run_coroutine_threadsafe(self._check_server(), self.loop).result()
-            self.is_checked = True
         self.num_open += 1
         asyncio.run_coroutine_threadsafe(self._answer(request), self.loop)
 
@@ -89,13 +93,16 @@ class OpenAiGenerator:
         self.loop.close()
 
     async def _connect(self) -> tuple[Any, asyncio.Semaphore]:
-        from openai import AsyncOpenAI
+        from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
+        own = read_address(Path(self.config.endpoint)) if is_own(self.config.endpoint) else None
         client = AsyncOpenAI(
-            base_url=self.config.endpoint,
-            api_key=os.environ.get(KEY_VARIABLE) or "none",
+            base_url=own.url if own else self.config.endpoint,
+            api_key=(own.key if own else os.environ.get(KEY_VARIABLE)) or "none",
             timeout=self.config.timeout_seconds,
-            max_retries=MAX_RETRIES,
+            max_retries=self.max_retries,
+            # What runs on this machine is not asked through a proxy.
+            http_client=DefaultAsyncHttpxClient(trust_env=own is None),
         )
         return client, asyncio.Semaphore(self.capacity)
 
@@ -112,7 +119,7 @@ class OpenAiGenerator:
         served = [model.id for model in listed.data]
         if self.config.model not in served:
             raise ConfigError(
-                f"teacher_outputs.model is '{self.config.model}', and the server at {self.config.endpoint} serves"
+                f"teacher_outputs.model is '{self.config.model}', and the server at {self._where} serves"
                 f" {', '.join(served) or 'none'}; set it to one of these"
             )
 
@@ -122,7 +129,8 @@ class OpenAiGenerator:
         for task in pending:
             task.cancel()
         await asyncio.gather(*pending, return_exceptions=True)
-        await self.client.close()
+        if self.client is not None:
+            await self.client.close()
 
     async def _answer(self, request: Request) -> None:
         import openai
@@ -161,11 +169,21 @@ class OpenAiGenerator:
 
     def _service_error(self, error: Exception) -> ServiceError:
         said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        advice = f"see that it runs and serves that model, set {KEY_VARIABLE} if it wants a key"
+        if is_own(self.config.endpoint):
+            advice = "see: msd teacher status; bring it up again with msd teacher start"
         return ServiceError(
-            f"teacher_outputs: the server at {self.config.endpoint} does not answer for {self.config.model}: {said};"
-            f" see that it runs and serves that model, set {KEY_VARIABLE} if it wants a key, then run the same command:"
-            " it goes on where it was"
+            f"teacher_outputs: the server at {self._where} does not answer for {self.config.model}: {said}; {advice},"
+            " then run the same command: it goes on where it was"
         )
+
+    @property
+    def _where(self) -> str:
+        return str(self.client.base_url) if self.client is not None else self.config.endpoint
+
+    @cached_property
+    def _digest(self) -> str:
+        return folder_digest(model_folder(self.config.model))
 
 
 def _tokenizer_of(config: TeacherOutputs) -> str:

@@ -10,6 +10,7 @@ import queue
 from collections import deque
 from collections.abc import Mapping
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -55,7 +56,7 @@ class VllmGenerator:
         self.worker = worker
         self.folder = model_folder(config.model)
         self.tokenizer = load_tokenizer(self.folder)
-        self.rows_at_once = config.concurrency or (GPU_ROWS if torch.cuda.is_available() else CPU_ROWS)
+        self.rows_at_once = rows_at_once(config)
         self.capacity = self.rows_at_once * config.data_parallel
         self.events: queue.Queue[Event] = queue.Queue()
         self.copies: list[ModelProcess | None] = [None] * config.data_parallel
@@ -187,13 +188,7 @@ class VllmGenerator:
 
     @cached_property
     def _context(self) -> int:
-        from transformers import AutoConfig
-
-        known = AutoConfig.from_pretrained(self.folder, local_files_only=True)
-        longest = int(getattr(known, "max_position_embeddings", 0) or 2**20)
-        config = self.config
-        wanted = FIXED_TOKENS + (1 + config.num_references) * config.max_text_tokens + config.max_output_tokens
-        return min(longest, wanted)
+        return context_tokens(self.folder, self.config)
 
     def _chat_ids(self, prompt: Prompt) -> list[int]:
         if not self.tokenizer.chat_template:
@@ -201,6 +196,21 @@ class VllmGenerator:
             return list(self.tokenizer(f"{shown}{prompt.question}\n")["input_ids"])
         chat = self.tokenizer.apply_chat_template(prompt.messages, tokenize=False, add_generation_prompt=True)
         return list(self.tokenizer(chat, add_special_tokens=False)["input_ids"])
+
+
+def rows_at_once(config: TeacherOutputs) -> int:
+    """Rows a model works on side by side."""
+    return config.concurrency or (GPU_ROWS if torch.cuda.is_available() else CPU_ROWS)
+
+
+def context_tokens(folder: Path, config: TeacherOutputs) -> int:
+    """Tokens of the longest prompt and its answer: what the settings may need, and no more than the model knows."""
+    from transformers import AutoConfig
+
+    known = AutoConfig.from_pretrained(folder, local_files_only=True)
+    longest = int(getattr(known, "max_position_embeddings", 0) or 2**20)
+    wanted = FIXED_TOKENS + (1 + config.num_references) * config.max_text_tokens + config.max_output_tokens
+    return min(longest, wanted)
 
 
 def _failed(error: str) -> Completion:

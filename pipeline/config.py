@@ -127,8 +127,9 @@ class TeacherOutputs:
     """With `openai`: which weights the server serves; part of the content key, as nothing else says they changed."""
     tokenizer: str = _path("")
     """With `openai`: built-in name or folder of the model's tokenizer, to cut texts; empty: that of `model`."""
-    endpoint: str = _free("http://127.0.0.1:8000/v1")
-    """With `openai`: the server's base address. Its key, if it wants one, comes from OPENAI_API_KEY."""
+    endpoint: str = _free("")
+    """With `openai`: the server's base address, like http://127.0.0.1:8000/v1; empty: the server that `msd teacher
+    start` keeps up for this work folder. Its key, if it wants one, comes from OPENAI_API_KEY."""
     concurrency: int = _free(0)
     """Rows under way at once, which are lost when the run is killed; 0: 32 a model on a CPU, 256 on a GPU, 64 with
     `openai`."""

@@ -27,6 +27,7 @@ from pipeline.settings import Settings, digest, identity
 from pipeline.source import Source
 from pipeline.stages import BY_NAME, Kind, Stage, with_ancestors
 from pipeline.storage import Dataset, Outcome, Workspace, commit, held_by_us
+from pipeline.teacher_address import with_own_server
 
 TABLE_EXECUTOR = "spark_jobs.execute:execute"
 TABLE_CLOSER = "spark_jobs.session:stop"
@@ -193,7 +194,8 @@ def make_job(plan: Plan, stage: Stage) -> Job:
     inputs = {name: plan.dataset(name) for name in stage.inputs}
     output = plan.dataset(stage.name)
     output.folder.mkdir(parents=True, exist_ok=True)
-    return Job(stage=stage, config=plan.settings[stage.name], source=plan.source, inputs=inputs, output=output)
+    config = with_own_server(plan.settings[stage.name], plan.workspace.root)
+    return Job(stage=stage, config=config, source=plan.source, inputs=inputs, output=output)
 
 
 def _missing(plan: Plan, names: list[str]) -> list[Stage]:

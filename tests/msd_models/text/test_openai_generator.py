@@ -84,7 +84,7 @@ def test_a_server_that_goes_away_ends_the_stage_and_keeps_what_was_made(generato
     served = ServedModel()
     with served:
         generator = generator_for(served.endpoint, timeout_seconds=1.0)
-        generator.client.max_retries = 0
+        generator.max_retries = 0
         generator.submit(request(1))
         assert collected(generator)
     generator.submit(request(2))
