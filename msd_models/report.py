@@ -18,6 +18,7 @@ from msd_models.bootstrap import CONFIDENCE
 from msd_models.cold_verdict import cold_sentences
 from msd_models.comparison import compare_arms, reliability_curves
 from msd_models.leaks import Leaks, read_leaks
+from msd_models.report_digest import report_digest
 from msd_models.report_page import render
 from msd_models.scores import ScoredRows, read_scores
 from msd_models.slices import cold_items, exposure_buckets, slices
@@ -83,6 +84,7 @@ def write_report(config: Report, folder: Path, **datasets: Dataset) -> Outcome:
         )
     rows = read_scores(datasets["ctr_model"])
     report = _finite(_gather(config, rows, datasets))
+    report["digest"] = report_digest(report)
     examples = _phrases_side_by_side(datasets["student"], datasets["teacher_outputs"], config.shown_items)
     pages = {
         "report.json": json.dumps(report, indent=1, allow_nan=False, ensure_ascii=False).encode(),
@@ -92,7 +94,8 @@ def write_report(config: Report, folder: Path, **datasets: Dataset) -> Outcome:
         for name, content in pages.items():
             write_atomically(target / name, content)
     found = {claim["arm"]: claim["finding"] for claim in report["claims"]}
-    return Outcome(rows_in=len(rows.labels), rows_ok=len(rows.labels), details={"claims": found})
+    details = {"claims": found, "digest": report["digest"]}
+    return Outcome(rows_in=len(rows.labels), rows_ok=len(rows.labels), details=details)
 
 
 def _gather(config: Report, rows: ScoredRows, datasets: Mapping[str, Dataset]) -> dict[str, Any]:

@@ -332,6 +332,7 @@ def _finish(plan: Plan, made: list[str], started: float) -> None:
             write_atomically(place / name, (folder / name).read_bytes())
     results.print_results(report)
     _say_made(made, started)
+    note(f"digest of the results: {report['digest']}")
     note(f"report: {pages / 'report.html'}")
 
 

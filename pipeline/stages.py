@@ -443,6 +443,7 @@ STAGES: tuple[Stage, ...] = (
         kind=Kind.ARTIFACT,
         maker="msd_models.report:write_report",
         config=config.Report,
+        version=2,
     ),
 )
 

@@ -53,6 +53,8 @@ def facts(plan: Plan, names: Sequence[str]) -> dict[str, Any]:
             raise StageError(f"{name} is not made yet; run: msd run {name}")
         place = {"dataset": name, "fingerprint": dataset.fingerprint, "folder": str(dataset.folder)}
         stages[name] = place | {key: manifest[key] for key in FACTS}
+        if "digest" in manifest["details"]:
+            stages[name]["digest"] = manifest["details"]["digest"]
     return {"date": plan.date or None, "stages": stages}
 
 

@@ -70,7 +70,7 @@ def test_intervals_hold_their_middle_and_the_strong_arm_is_found(written):
         assert arm["auc_ci"][0] < arm["auc"] < arm["auc_ci"][1]
         assert all(low <= mean <= high for low, mean, high in arm["delta_auc_vs"].values())
     assert report["claims"] == [{"arm": "msd_frozen", "finding": "gain"}]
-    assert outcome.details == {"claims": {"msd_frozen": "gain"}}
+    assert outcome.details == {"claims": {"msd_frozen": "gain"}, "digest": report["digest"]}
     assert report["verdict"][0].startswith("msd_frozen beats both of its placebos")
 
 
@@ -106,7 +106,7 @@ def test_cold_items_and_other_parts_are_judged_beside_the_whole(written):
 def test_leaks_are_named_and_take_every_claim_back(tmp_path, page_of):
     datasets = made_up_datasets(tmp_path, num_users=20, leaks=7)
     outcome = write_report(CONFIG, tmp_path / "report" / "0", **datasets)
-    assert outcome.details == {"claims": {"msd_frozen": "no_claim"}}
+    assert outcome.details["claims"] == {"msd_frozen": "no_claim"}
     report = json.loads((tmp_path / "report" / "report.json").read_text(encoding="utf-8"))
     assert report["audit"]["leaks"] == {"history": 7}
     assert len(report["audit"]["first"]) == 5
