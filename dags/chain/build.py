@@ -8,7 +8,7 @@ to the next DAG.
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from airflow.sdk import DAG, Asset, Param, chain
@@ -81,7 +81,7 @@ def declared(flow: Flow, where: Deployment, params: dict[str, Param]) -> DAG:
     return DAG(
         dag_id=flow.name,
         schedule=flow.schedule,
-        start_date=datetime(2020, 1, 1, tzinfo=UTC),
+        # And no start_date: one in the past would start the last day it missed as soon as the DAG is switched on.
         catchup=False,
         # Days are separate datasets, but one machine's memory and the readers' pointer are not: keys go one by one.
         max_active_runs=1,
