@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.error import HTTPError
 
 from pipeline.config import TeacherOutputs
@@ -30,12 +30,16 @@ from pipeline.errors import ServiceError
 from pipeline.progress import note
 from pipeline.teacher_address import KEY_FILE, STATE_FILE, environment_key, read_key, read_state
 
+if TYPE_CHECKING:
+    from msd_models.teacher_command import Served
+
 ID_VARIABLE = "MSD_TEACHER_SERVER"
 LOG_FILE, LOCK_FILE, USERS = "server.log", "start.lock", "users"
 KEEPER = ("-m", "msd_models.teacher_keeper")
 LOOPBACK = "127.0.0.1"
 POLL_SECONDS = 0.5
 TOLD_SECONDS = 15.0
+KEEPER_SECONDS = 20.0
 STOP_SECONDS = 40.0
 NOBODY = "by-hand"
 """Who starts it without naming a day."""
@@ -57,9 +61,13 @@ def start(config: TeacherOutputs, folder: Path, user: str, *, idle_seconds: floa
     """
     from msd_models.teacher_command import served_by
 
+    return bring_up(served_by(config), folder, user, idle_seconds=idle_seconds, wait_seconds=wait_seconds)
+
+
+def bring_up(served: "Served", folder: Path, user: str, *, idle_seconds: float, wait_seconds: float) -> str:
+    """The same for a server that is called as said."""
     if not Path("/proc/self/environ").is_file():
         raise ServiceError("msd teacher knows its processes by /proc, which this system lacks; run it on Linux")
-    served = served_by(config)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _alone(folder):
         state = read_state(folder)
@@ -68,7 +76,7 @@ def start(config: TeacherOutputs, folder: Path, user: str, *, idle_seconds: floa
             _end(folder, state)
             state = None
         if state is None:
-            state = _launch(served.command, served.variables, served.facts, folder, idle_seconds)
+            state = _launch(served, folder, idle_seconds)
         elif state["serves"] != served.facts:
             raise ServiceError(
                 f"the teacher server at {state['address']} serves {_told(state['serves'])}, and {_told(served.facts)}"
@@ -127,39 +135,35 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def _launch(
-    command: list[str], variables: Mapping[str, str], facts: Mapping[str, Any], folder: Path, idle_seconds: float
-) -> dict[str, Any]:
+def _launch(served: "Served", folder: Path, idle_seconds: float) -> dict[str, Any]:
     """Starts the keeper, which starts the server; returns what it wrote."""
     server_id, port = uuid.uuid4().hex, _free_port()
     orders = {
-        "command": [*command, "--host", LOOPBACK, "--port", str(port)],
+        "command": [*served.command, "--host", LOOPBACK, "--port", str(port)],
         "idle_seconds": idle_seconds,
         "state_file": str(folder / STATE_FILE),
         "state": {
             "id": server_id,
             "address": f"http://{LOOPBACK}:{port}",
-            "serves": dict(facts),
+            "serves": served.facts,
             "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
         },
     }
     # The key travels in the environment: a command line can be read by everybody on the machine.
-    environment = {**os.environ, **variables, ID_VARIABLE: server_id, "VLLM_API_KEY": _key_for(folder)}
+    environment = {**os.environ, **served.variables, ID_VARIABLE: server_id, "VLLM_API_KEY": _key_for(folder)}
     with (folder / LOG_FILE).open("wb") as log:
-        keeper = subprocess.Popen(
+        # It returns at once: the one that stays is its child, which nobody has to wait for.
+        subprocess.run(
             [sys.executable, *KEEPER],
-            stdin=subprocess.PIPE,
+            input=json.dumps(orders).encode() + b"\n",
             stdout=log,
             stderr=log,
             env=environment,
-            start_new_session=True,
+            check=False,
         )
-    assert keeper.stdin is not None
-    with suppress(BrokenPipeError):
-        keeper.stdin.write(json.dumps(orders).encode() + b"\n")
-        keeper.stdin.close()
+    deadline = time.monotonic() + KEEPER_SECONDS
     while (state := read_state(folder)) is None or state["id"] != server_id:
-        if keeper.poll() is not None:
+        if time.monotonic() > deadline:
             raise ServiceError(f"the teacher server's keeper does not start: {_last_lines(folder)}")
         time.sleep(POLL_SECONDS / 10)
     return state
