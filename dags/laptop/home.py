@@ -23,7 +23,9 @@ HOST = "127.0.0.1"
 USUAL_PORT = 8080
 MARK = "MSD_LAPTOP_AIRFLOW"
 """Set in every process of this Airflow and in all that those start: what `stop` knows its own by."""
-HEARTBEAT_TIMEOUT_SECONDS = 60
+TRANSPORT = "AIRFLOW__OPENLINEAGE__TRANSPORT"
+"""Where lineage goes; Airflow's own variable, set by whoever wants lineage."""
+HEARTBEAT_TIMEOUT_SECONDS = 30
 """A task whose runner was killed is found after this long and tried again; Airflow's own 300 is for slow networks."""
 
 
@@ -100,12 +102,18 @@ def environment(home: Home) -> dict[str, str]:
     ours = {f"AIRFLOW__{section}__{key}".upper() for section, keys in _settings(home).items() for key in keys}
     kept = {name: value for name, value in os.environ.items() if name not in ours}
     root = str(Path(__file__).resolve().parents[2])
+    lineage = {} if TRANSPORT in kept else {"AIRFLOW__OPENLINEAGE__DISABLED": "True"}
     return {
         **kept,
+        **lineage,
         "AIRFLOW_HOME": str(home.folder),
         "AIRFLOW_CONFIG": str(home.folder / "airflow.cfg"),
         "MSD_WORK": str(home.work),
         "HF_HUB_OFFLINE": "1",
+        # Else the driver of a spark-submit listens on the machine's own address, and may run another Python.
+        "SPARK_LOCAL_IP": HOST,
+        "PYSPARK_PYTHON": sys.executable,
+        "PYSPARK_DRIVER_PYTHON": sys.executable,
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
         "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")])),
         # A process that renames itself writes over its environment, and with it over the mark.
