@@ -2,7 +2,7 @@
 
 The folder opens for its owner alone; the files in it can be read by whoever gets there, since compose hands them to
 containers as they lie and their users are other numbers than yours. A secret that is there already is kept: a database
-made with the old password would not open with a new one. The same folder makes a Kubernetes secret (docs/containers.md).
+made with the old password would not open with a new one. The same folder makes the secrets of Kubernetes.
 """
 
 import base64
@@ -18,6 +18,7 @@ PLAIN: dict[str, Callable[[], str]] = {
     "SPARK_SECRET": lambda: secrets.token_hex(32),
     "GRAFANA_PASSWORD": lambda: secrets.token_urlsafe(24),
     "AIRFLOW_PASSWORD": lambda: secrets.token_urlsafe(24),
+    "OPENAI_API_KEY": lambda: secrets.token_urlsafe(48),
     "AIRFLOW__CORE__FERNET_KEY": lambda: base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(),
     "AIRFLOW__API__SECRET_KEY": lambda: secrets.token_urlsafe(48),
     "AIRFLOW__API_AUTH__JWT_SECRET": lambda: secrets.token_urlsafe(64),
