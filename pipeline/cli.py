@@ -27,6 +27,7 @@ from pipeline import (
     publish_cli,
     results,
     runner,
+    teacher_cli,
     tuning_cli,
     view,
 )
@@ -62,6 +63,7 @@ app.add_typer(gold_cli.app, name="gold")
 app.add_typer(erase_cli.app, name="erase")
 app.add_typer(explain_cli.app, name="explain")
 app.add_typer(ablation_cli.app)
+app.add_typer(teacher_cli.app, name="teacher")
 
 JsonOption = Annotated[
     bool, typer.Option("--json", help="End with one line of JSON on stdout: the datasets and their counts.")
