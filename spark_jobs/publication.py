@@ -11,17 +11,17 @@ from collections.abc import Iterator, Sequence
 
 from pyspark.sql import SparkSession
 
-from feature_repo.publication import publish
 from feature_repo.shard_writer import WriteJob, Written, write_shards
 from pipeline.errors import ServiceError
-from pipeline.job import Job
+from pipeline.job import Job, load
 from pipeline.storage import Outcome
 from spark_jobs.session import session
 
 
 def execute(job: Job) -> Outcome:
-    """Makes the dataset publication, its shards written on the cluster."""
+    """Makes the dataset publication or tuned_publication, its shards written on the cluster."""
     items, users = (job.inputs[name] for name in job.stage.inputs)
+    publish = load(job.stage.maker)
     return publish(job.config, job.output.folder, items, users, write=write_on_spark)
 
 
