@@ -101,10 +101,14 @@ def check_alive(home: Home) -> None:
             raise ServiceError(f"airflow {name} has ended: {last_lines(log)}\nthe whole log: {log}")
 
 
-def stop_all(home: Home) -> int:
+def stop_all(home: Home, term_seconds: float = TERM_SECONDS) -> int:
     """Ends every process that carries this Airflow's mark, tasks under way included; returns how many there were.
 
     A stage that is ended goes on where it was when its task is tried again.
+
+    Args:
+        home: whose processes.
+        term_seconds: what each has to end by itself before it is killed.
 
     Raises:
         ServiceError: one cannot be ended.
@@ -117,7 +121,7 @@ def stop_all(home: Home) -> int:
         ended.update(process.pid for process in left)
         for process in left:
             _signal(process, kill=False)
-        _, stubborn = psutil.wait_procs(left, timeout=TERM_SECONDS)
+        _, stubborn = psutil.wait_procs(left, timeout=term_seconds)
         for process in stubborn:
             _signal(process, kill=True)
         psutil.wait_procs(stubborn, timeout=TERM_SECONDS)
