@@ -11,6 +11,7 @@ from pathlib import Path
 from pyspark.sql import SparkSession
 
 from pipeline.job import Job
+from pipeline.source import Files
 
 SETTING = "spark.sql.shuffle.partitions"
 WANTED_BYTES = 64 * 2**20
@@ -39,7 +40,8 @@ def bytes_read(job: Job) -> int:
     """Bytes of the inputs' shards and of the source's files that the stage reads."""
     inputs = sum(_size(dataset.shards()) for dataset in job.inputs.values())
     tables = [getattr(job.source, name, None) for name in job.stage.source_tables]
-    given = [path for table in tables if hasattr(table, "files") for path in table.files.all_paths]
+    listed: list[Files] = [table.files for table in tables if table is not None and hasattr(table, "files")]
+    given = [path for files in listed for path in files.all_paths]
     return inputs + _size(inner for path in given for inner in (path.rglob("*") if path.is_dir() else (path,)))
 
 
