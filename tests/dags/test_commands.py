@@ -206,6 +206,26 @@ def test_stopping_ends_the_command_and_what_it_started() -> None:
     assert _ends_soon(int(told[0]))
 
 
+STOPPED_BY_A_SIGNAL = """
+import signal, sys
+from dags.chain.command import Command
+stubborn = "import signal, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+stubborn += "print('begun', file=sys.stderr, flush=True); time.sleep(60)"
+command = Command([sys.executable, "-c", stubborn], {}, ".")
+signal.signal(signal.SIGTERM, lambda *_: command.stop(patience_seconds=0.3))
+print(command.run(lambda line: print(line, flush=True)).exit_code)
+"""
+
+
+def test_a_signals_handler_stops_even_what_will_not_be_stopped() -> None:
+    """Airflow stops a task by a signal, whose handler interrupts the wait for the command."""
+    task = subprocess.Popen([sys.executable, "-c", STOPPED_BY_A_SIGNAL], stdout=subprocess.PIPE, text=True)
+    assert task.stdout is not None
+    assert task.stdout.readline() == "begun\n"
+    task.terminate()
+    assert task.communicate(timeout=15)[0] == f"-{signal.SIGKILL.value}\n"
+
+
 def _ends_soon(pid: int) -> bool:
     try:
         psutil.Process(pid).wait(10)
