@@ -116,7 +116,7 @@ def write(message: str, level: str = "info", **fields: Any) -> None:
     line = {
         "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "level": level,
-        "message": without_secrets(message.strip())[:LONGEST_MESSAGE],
+        "message": _plain(message.strip())[:LONGEST_MESSAGE],
         "run": run_id(),
         **_bound,
         **fields,
@@ -157,7 +157,7 @@ def _take_over() -> None:
 
 
 def _plain(value: Any) -> Any:
-    """JSON knows no infinity."""
+    """What every reader of JSON takes: no infinity, and no halves of characters."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
-    return without_secrets(value) if isinstance(value, str) else value
+    return without_secrets(value).encode("utf-8", "replace").decode() if isinstance(value, str) else value

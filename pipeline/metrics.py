@@ -11,7 +11,7 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol
@@ -73,7 +73,9 @@ def failures_told(told: Told, name: str) -> Iterator[None]:
     except Exception:
         if is_wanted():
             figures = Figures()
-            figures.add("msd_stage_failures_total", count_failure(told.workspace, told.source.name, name))
+            # A counter that cannot be kept must not stand before the failure it counts.
+            with suppress(OSError):
+                figures.add("msd_stage_failures_total", count_failure(told.workspace, told.source.name, name))
             figures.add("msd_stage_last_failure_timestamp_seconds", time.time())
             send(figures, {**_labels(told), "stage": name}, f"{name}.failures")
         raise
