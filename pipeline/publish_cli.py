@@ -13,6 +13,7 @@ from pipeline import gate, runner
 from pipeline.call import DateOption, DebugOption, PresetOption, SetOption, SourceOption, WorkOption, plan_of
 from pipeline.errors import StageError, UsageError
 from pipeline.job import load
+from pipeline.partitions import opened_days, read_partition
 from pipeline.progress import note
 from pipeline.runner import Plan
 from pipeline.stages import BY_NAME
@@ -66,8 +67,8 @@ def publish(
     """Publishes the features and points readers at them; or lists, activates, rolls back and collects generations.
 
     Without an option it makes the dataset publication, or brings a committed one back into a Redis that lacks it.
-    With --date that is the day's, and readers are pointed at it whatever [publication] activate says. Where msd gate
-    has closed the gate for a generation, readers are not pointed at it.
+    With --date that is the day's, and readers are pointed at it whatever [publication] activate says, unless they have
+    a later day's. Where msd gate has closed the gate for a generation, readers are not pointed at it.
     """
     if sum((list_, activate is not None, rollback, collect, no_activate, again)) > 1:
         raise UsageError(
@@ -95,6 +96,7 @@ def publish(
             _write_anew(plan, name)
             return
         activates = not no_activate and (activate == THIS or is_days or plan.settings[name].activate)
+        activates = activates and not _is_behind(plan, name)
         _publish(plan, name, activates=activates, heed=_heed(root, despite_gate=despite_gate))
 
 
@@ -112,6 +114,24 @@ def _heed(root: Path, *, despite_gate: bool) -> Callable[[str], None]:
             gate.check_open(root, generation)
 
     return heed
+
+
+def _is_behind(plan: Plan, name: str) -> bool:
+    """Whether readers have the generation of a later day, which a backfill must not take from them."""
+    if not plan.date:
+        return False
+    active = load("feature_repo.gate:active_generation")(plan.workspace)
+    if active is None or active.generation == plan.dataset(name).fingerprint:
+        return False
+    for day in opened_days(plan.workspace):
+        fingerprint = read_partition(plan.workspace, day).fingerprints.get(name, "")
+        if day > plan.date and fingerprint.startswith(active.generation):
+            note(
+                f"readers have the generation {active.generation} of {day}, which is later than {plan.date}, and stay"
+                f" there; to point them at this one: msd publish --activate {plan.dataset(name).fingerprint}"
+            )
+            return True
+    return False
 
 
 def _check_made(plan: Plan, name: str) -> None:
