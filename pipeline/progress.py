@@ -95,7 +95,13 @@ def _plain_lines(description: str, total: float | None, unit: str) -> Iterator[A
             rate = done / (now - started)
             left = f", {(total - done) / rate:,.0f} s left" if total and rate > 0 else ""
             of_total = f" of {total:,.0f}" if total else ""
-            told: dict[str, Any] = {"task": description, "done": done, "total": total, "unit": unit, "per_second": round(rate, 3)}
+            told: dict[str, Any] = {
+                "task": description,
+                "done": done,
+                "total": total,
+                "unit": unit,
+                "per_second": round(rate, 3),
+            }
             note(f"  {description}: {done:,.0f}{of_total} {unit}, {rate:,.1f}/s{left}", **told)
 
     yield advance
