@@ -1,4 +1,4 @@
-"""What an extra installs, as the installed packages' own requirements say: what it leaves out, and that it is pinned."""
+"""What an extra installs, as the installed packages' own requirements say; what it leaves out; that it is pinned."""
 
 import re
 import tomllib
