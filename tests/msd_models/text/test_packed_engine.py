@@ -20,7 +20,7 @@ from pipeline.errors import ConfigError
 
 INSTRUCTION = (5, 9, 2)
 TEXTS = [[7], [1, 3, 4, 4], [8, 6], [2, 2, 9, 9], [1, 7, 3, 8, 3, 1, 1, 2, 5], [4, 1, 3, 4], list(range(1, 30))]
-LONG = [[(3 * place) % 31 + 1 for place in range(FUSED_TOKENS + 40)], [4, 5, 6]]
+LONG = [[(3 * place) % 31 + 1 for place in range(length)] for length in (FUSED_TOKENS + 40, 700, 700, 333, 3)]
 MODELS = {
     "Llama": {},
     "Mistral": {"sliding_window": None},
@@ -37,7 +37,7 @@ def folders(tmp_path_factory):
     made = {}
     for name, changes in MODELS.items():
         kind = name if name in ("Mistral", "Qwen2", "Qwen3") else "Llama"
-        model = make_model(kind, max_position_embeddings=2048, **changes)
+        model = make_model(kind, max_position_embeddings=2 * FUSED_TOKENS, **changes)
         with torch.no_grad():
             for weight in model.parameters():
                 if weight.ndim == 1:
