@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from msd_models.bootstrap import Resampled, bootstrap_aucs, draw_seeds
 from msd_models.canary_model import KNOWN_FILE
 from msd_models.metrics import Flags, Floats, auc
+from msd_models.vector_tables import user_codes
 from pipeline.errors import StageError
 from pipeline.storage import Dataset
 
@@ -46,7 +47,7 @@ def compare_canaries(new: Dataset, active: Dataset, *, rounds: int, seed: int) -
         StageError: the two scored other test rows.
     """
     known, known_active = (pq.read_table(each.folder / KNOWN_FILE, partitioning=None) for each in (new, active))
-    for column in ("event_id", "is_click", "user"):
+    for column in ("event_id", "is_click", "user_id"):
         if not known.column(column).equals(known_active.column(column)):
             raise StageError(
                 f"canary_model/{new.fingerprint} and canary_model/{active.fingerprint} scored other test rows; delete"
@@ -58,7 +59,7 @@ def compare_canaries(new: Dataset, active: Dataset, *, rounds: int, seed: int) -
     if len(set(labels.tolist())) < 2:
         return Loss(**counts, new_auc=None, active_auc=None, interval=None)
     scores = {name: _scores(each, known)[:, is_compared] for name, each in (("new", new), ("active", active))}
-    users = np.unique(known.column("user").to_numpy()[is_compared], return_inverse=True)[1]
+    users = user_codes(known.column("user_id").filter(pa.array(is_compared)))
     drawn = bootstrap_aucs(labels, users, [run for runs in scores.values() for run in runs], rounds=rounds, seed=seed)
     num_seeds = len(scores["new"])
     by_name = dict(zip(scores, np.split(drawn, 2, axis=1), strict=True))

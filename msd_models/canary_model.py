@@ -34,7 +34,7 @@ KNOWN = pa.schema(
     [
         ("event_id", pa.int64()),
         ("is_click", pa.int8()),
-        ("user", pa.int32()),
+        ("user_id", pa.string()),
         ("has_item_vector", pa.bool_()),
         ("has_user_vector", pa.bool_()),
     ]
@@ -177,10 +177,11 @@ def _known(inputs: CtrInputs, tables: ArmTables) -> pa.Table:
     """KNOWN of the test examples, by event."""
     records = inputs.records["test"].read(0, inputs.num_rows("test"))
     has_item_R, has_user_R = (np.append(False, table.has_vector_N) for table in (tables.items, tables.users))
+    user_ids = pq.read_table(inputs.folder / "users.parquet", partitioning=None).column("user_id")
     columns = {
         "event_id": records["event_id"],
         "is_click": records["click"].astype(np.int8),
-        "user": records["user"],
+        "user_id": user_ids.take(pa.array(records["user"] - 1)),
         "has_item_vector": has_item_R[records["item_row"]],
         "has_user_vector": has_user_R[records["user_row"]],
     }

@@ -30,7 +30,12 @@ from pipeline.storage import Dataset, amend, held_by_us, write_atomically
 RECEIPTS = "erasures"
 NAME_DIGITS = 16
 ONLINE = "feature_repo.erasure"
-TRAINED = {"student": "teacher_outputs", "tuned_student": "ctr_records", "ctr_model": "ctr_records"}
+TRAINED = {
+    "student": "teacher_outputs",
+    "tuned_student": "ctr_records",
+    "ctr_model": "ctr_records",
+    "canary_model": "ctr_records",
+}
 """Models → the input through which they saw a person."""
 
 

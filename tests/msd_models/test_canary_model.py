@@ -12,7 +12,9 @@ import pytest
 from msd_models.canary_comparison import compare_canaries
 from msd_models.canary_model import KNOWN_FILE, latest_before, train_canary
 from pipeline.config import CanaryModel
+from pipeline.dataset_erasure import count_rows, erase_in
 from pipeline.errors import ConfigError, SpaceMismatch, StageError
+from pipeline.person import Person
 from pipeline.storage import Outcome, Workspace, commit, write_shard
 
 SMALL = CanaryModel(seeds=(1, 2), max_epochs=4, hidden=(16, 8), embedding_dim=4, adaptor_dim=8)
@@ -156,3 +158,16 @@ def test_a_user_reads_the_latest_snapshot_that_is_not_later():
         before = [(when, number) for number, (who, when) in enumerate(known) if who == user and when <= hour]
         assert place == (max(before)[1] if user and before else -1)
     assert (latest_before(snapshots(wanted), snapshots([])) == -1).all()
+
+
+def test_a_person_is_cut_from_all_that_a_canary_keeps_and_it_is_still_compared(world, own, tmp_path):
+    first = canary(world, tmp_path / "first")
+    other = canary(world, tmp_path / "other", **{name: another(world, name, "noise", noise) for name in FEATURES})
+    before = compare_canaries(first, other, rounds=50, seed=0)
+    person = Person("user 3")
+    for each in (first, other):
+        assert any(count_rows(path, person) for path in each.folder.rglob("*.parquet"))
+        erase_in(each, person)
+        assert not any(count_rows(path, person) for path in each.folder.rglob("*.parquet"))
+    after = compare_canaries(first, other, rounds=50, seed=0)
+    assert before.rows - 14 <= after.rows < before.rows
