@@ -20,7 +20,7 @@ from dags.chain.alerts import tell_failure, tell_late
 from dags.chain.deployment import Deployment, read_deployment
 from dags.chain.operators import FinishOperator
 from dags.chain.switching import add_switching
-from dags.chain.tasks import COMMANDS, Task, Tasks, Work, all_of
+from dags.chain.tasks import COMMANDS, FEATURES, STARTS_TEACHER, Task, Tasks, Work, all_of
 from pipeline.stages import BY_NAME
 
 KEY = "{{ partition_key }}"
@@ -156,6 +156,8 @@ def _open(tasks: Tasks) -> Task:
             "--refresh-days={{ params.refresh_days }}",
             "{{ '--again' if params.again else '' }}",
         ],
+        # Every file of the source is read once, to know its content by.
+        room=FEATURES,
         repeated={"--set": "{{ overrides_of(params) }}"},
         doc_md="Records what the day means: source, settings and the fingerprint of every dataset.",
     )
@@ -179,12 +181,14 @@ def _serve_teacher(tasks: Tasks, works: dict[str, Work]) -> None:
     start = tasks.call(
         "start_teacher",
         ["teacher", "start"],
+        room=STARTS_TEACHER,
         when=choices.IS_SERVED,
         doc_md="Starts the teacher's server, or finds it, where the param teacher is served.",
     ).as_setup()  # type: ignore[no-untyped-call]
     stop = tasks.call(
         "stop_teacher",
         ["teacher", "stop"],
+        room=STARTS_TEACHER,
         when=choices.IS_SERVED,
         doc_md="Stops the teacher's server, whatever became of the slices.",
     )

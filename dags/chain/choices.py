@@ -47,7 +47,8 @@ def opening_params(where: Deployment) -> dict[str, Param]:
             "in_process",
             type="string",
             enum=["in_process", SERVED],
-            description="in_process: each slice loads the model the preset names; served: one server for all slices",
+            description="in_process: each slice loads the model the preset names, or asks the server it names;"
+            " served: a server is started beside the slices, for workers of one machine",
         ),
         "refresh_days": Param(
             where.refresh_days, type="integer", minimum=1, description="Days a teacher and student are kept for"

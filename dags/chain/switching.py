@@ -7,7 +7,7 @@ from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import TriggerRule
 
 from dags.chain import choices
-from dags.chain.tasks import MODELS_GPU, Task, Tasks, Work
+from dags.chain.tasks import FEATURES, MODELS_GPU, Task, Tasks, Work
 
 APPROVAL_DAYS = 3
 
@@ -35,6 +35,7 @@ def add_switching(tasks: Tasks, publication: Work) -> Switching:
     activate = tasks.call(
         "activate",
         ["publish", "--activate=this"],
+        room=FEATURES,
         trigger_rule=TriggerRule.NONE_FAILED,
         doc_md="Points readers at the day's generation.",
     )
@@ -42,6 +43,7 @@ def add_switching(tasks: Tasks, publication: Work) -> Switching:
     rollback = tasks.call(
         "rollback",
         ["publish", "--rollback"],
+        room=FEATURES,
         trigger_rule=TriggerRule.ONE_FAILED,
         pre_execute=choices.skip_unless_check_failed,
         doc_md="Points readers at the generation before, where they have this one and its check failed.",
@@ -55,6 +57,7 @@ def check_online(tasks: Tasks) -> Task:
     return tasks.call(
         "check_online",
         ["canary", *choices.number_options(choices.BOUNDS), "--json"],
+        room=FEATURES,
         doc_md="Compares online with offline features on a sample; checks age, coverage and cache hit rate.",
     )
 
@@ -64,6 +67,7 @@ def roll_back(tasks: Tasks) -> Task:
     return tasks.call(
         "rollback",
         ["publish", "--rollback"],
+        room=FEATURES,
         retries=0,
         doc_md="Points readers at the generation before the one they have; not tried again by itself.",
     )

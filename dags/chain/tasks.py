@@ -32,7 +32,9 @@ MODELS_GPU = Room(name="models_gpu", pool="gpu", hours=24)
 MODELS_CPU = Room(name="models_cpu", hours=4)
 FEATURES = Room(name="features", hours=4)
 COMMANDS = Room(name="features", hours=0.5)
-"""Calls that make no dataset: opening a day, switching readers, listing."""
+"""Calls that only look, at what there is."""
+STARTS_TEACHER = Room(name="models_gpu", hours=2)
+"""The server's own tasks take no slot of the pool: the slices it answers have them."""
 ON_CPU = ("teacher_quality", "ctr_records", "report")
 """Stages of the models' room that multiply no large matrices."""
 
