@@ -61,13 +61,17 @@ def stop(date: DateOption = None, work: WorkOption = Path("work"), debug: DebugO
 def status(
     date: DateOption = None, json_: JsonOption = False, work: WorkOption = Path("work"), debug: DebugOption = False
 ) -> None:
-    """Says whether the server runs, where, and which model it serves; exit code 1 where it does not answer."""
+    """Says whether the server runs, where, and which model it serves; exit code 1 where it does not answer.
+
+    With --date also where that day has not started it.
+    """
+    day = "" if date is None else parse_date(date)
     known: dict[str, Any] = load(f"{SERVER}:status")(_folder(work))
     if json_:
         typer.echo(json.dumps(known))
     else:
         typer.echo("\n".join(f"{name}: {_shown(value)}" for name, value in known.items()))
-    if known["state"] != "running" or (date is not None and parse_date(date) not in known["users"]):
+    if known["state"] != "running" or (day and day not in known["users"]):
         raise typer.Exit(1)
 
 
