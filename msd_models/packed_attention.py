@@ -18,8 +18,8 @@ from torch import Tensor
 # text, H heads, G heads of keys and values, N queries to each of those, P dimensions of a head, D = H·P
 
 FUSED_TOKENS = 2048
-"""Keys of a text from which on the fused kernel is taken, whose memory does not grow with them: at 900 keys two products
-in blocks still take two thirds of its time on a CPU."""
+"""Keys of a text from which on the fused kernel is taken, whose memory does not grow with them: on a CPU two products
+in blocks take two thirds of its time at 900 keys."""
 FUSED_TOKENS_ELSEWHERE = 512
 """The same on a GPU, where blocks would be too small to fill it."""
 MOST_SCORES = 2**18
