@@ -17,6 +17,7 @@ from spark_jobs.tables import stable_uniform
 
 OTHER = "other"
 NEWTON_STEPS = 40
+PARTS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +25,7 @@ class Strata:
     """How many rows each stratum has and how many of them are drawn."""
 
     of_category: Mapping[str, str]
-    """Category → stratum: more categories than half the sample has room for share the stratum `other`."""
+    """Category → stratum, of the largest categories; those that half the sample has no room for are in `other`."""
     rows: Mapping[str, int]
     """Stratum → N_c."""
     drawn: Mapping[str, int]
@@ -41,12 +42,14 @@ def allot(candidates: DataFrame, num_rows: int, *, power: float, min_per_stratum
         min_per_stratum: n_min.
     """
     room = max(1, num_rows // (2 * max(1, min_per_stratum)))
-    counts = candidates.groupBy("stratum").count().orderBy(F.desc("count"), "stratum").collect()
-    of_category = {row["stratum"]: row["stratum"] if place < room else OTHER for place, row in enumerate(counts)}
-    rows: dict[str, int] = {}
-    for row in counts:
-        name = of_category[row["stratum"]]
-        rows[name] = rows.get(name, 0) + row["count"]
+    counted = candidates.groupBy("stratum").count()
+    # Where every item is a category of its own, only as many as are drawn come to the driver.
+    largest = counted.orderBy(F.desc("count"), "stratum").limit(room).collect()
+    rows = {row["stratum"]: row["count"] for row in largest}
+    of_category = {name: name for name in rows}
+    others = candidates.count() - sum(rows.values())
+    if others:
+        rows[OTHER] = rows.get(OTHER, 0) + others
     scale = num_rows / sum(total**power for total in rows.values()) if rows else 0.0
     drawn = {name: min(total, max(min_per_stratum, round(scale * total**power))) for name, total in rows.items()}
     return Strata(of_category=of_category, rows=rows, drawn=drawn)
@@ -63,15 +66,24 @@ def draw(candidates: DataFrame, strata: Strata, *, seed: int) -> DataFrame:
     listed = [(category, name, strata.drawn[name]) for category, name in strata.of_category.items()]
     spark = candidates.sparkSession
     sizes = F.broadcast(spark.createDataFrame(listed, "category string, stratum string, num_sampled bigint"))
-    merged = candidates.withColumnRenamed("stratum", "category").join(sizes, on="category", how="inner")
+    known = candidates.withColumnRenamed("stratum", "category").join(sizes, on="category", how="left")
+    other = {"stratum": F.lit(OTHER), "num_sampled": F.lit(strata.drawn.get(OTHER)).cast("bigint")}
+    merged = known.withColumns({name: F.coalesce(name, value) for name, value in other.items()})
     key = -F.log(stable_uniform(seed, F.lit("draw"), F.col("id"))) / F.col("weight")
-    place = F.row_number().over(Window.partitionBy("stratum").orderBy("key", "id"))
-    sampled = merged.withColumn("key", key).withColumn("place", place).filter(F.col("place") <= F.col("num_sampled"))
+    keyed = merged.withColumn("key", key).withColumn("part", F.pmod(F.xxhash64("id"), F.lit(PARTS)))
+    # First among a part of the stratum, then among what is left of it: a catalogue of one stratum is no one task's.
+    sampled = _first(_first(keyed, "stratum", "part"), "stratum").drop("part")
     rates = merged.groupBy("stratum").agg(
         F.first("num_sampled").alias("n"), F.sort_array(F.collect_list("weight")).alias("weights")
     )
     rated = rates.select("stratum", _rate().alias("rate"))
     return sampled.join(rated, on="stratum", how="inner").withColumn("inclusion_probability", _probability())
+
+
+def _first(keyed: DataFrame, *group: str) -> DataFrame:
+    """Of each group the rows with the smallest keys, as many as its stratum gives."""
+    place = F.row_number().over(Window.partitionBy(*group).orderBy("key", "id"))
+    return keyed.withColumn("place", place).filter(F.col("place") <= F.col("num_sampled"))
 
 
 def _rate() -> Column:
