@@ -9,6 +9,7 @@ from typing import Any
 from dags.chain.names import CHAIN
 from dags.laptop.rest import Airflow
 from pipeline.errors import ServiceError, UsageError
+from pipeline.progress import note
 
 POLL_SECONDS = 1.0
 ARRIVAL_SECONDS = 120.0
@@ -63,10 +64,22 @@ class ChainRun:
 
 
 def trigger(airflow: Airflow, key: str, params: Mapping[str, Any], chain: Sequence[str] = CHAIN) -> datetime:
-    """Starts the head of the chain for a key; returns when it was asked for."""
-    asked = datetime.now(UTC)
-    body = {"logical_date": None, "conf": dict(params), "partition_key": day(key).isoformat()}
-    airflow.post(f"/dags/{chain[0]}/dagRuns", body)
+    """Starts the head of the chain for a key, or finds its run that is under way; returns when that was asked for.
+
+    Raises:
+        UsageError: the one under way has other parameters.
+    """
+    key, asked = day(key).isoformat(), datetime.now(UTC)
+    for run in airflow.runs(chain[0], key):
+        if run["state"] in ("queued", "running"):
+            if run["conf"] != dict(params):
+                raise UsageError(
+                    f"a run of {key} with other parameters is under way: {run['dag_run_id']}; wait for it, or mark"
+                    f" it as failed at {airflow.url}/dags/{chain[0]}"
+                )
+            note(f"the run of {key} that is under way goes on")
+            return moment(run["queued_at"]) or asked
+    airflow.post(f"/dags/{chain[0]}/dagRuns", {"logical_date": None, "conf": dict(params), "partition_key": key})
     return asked
 
 

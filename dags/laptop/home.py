@@ -25,6 +25,11 @@ MARK = "MSD_LAPTOP_AIRFLOW"
 """Set in every process of this Airflow and in all that those start: what `stop` knows its own by."""
 TRANSPORT = "AIRFLOW__OPENLINEAGE__TRANSPORT"
 """Where lineage goes; Airflow's own variable, set by whoever wants lineage."""
+SPARK_OPTIONS = (
+    "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -Dspark.ui.enabled=false -Dspark.driver.host=127.0.0.1"
+    " -Dspark.driver.memory=1500m -Dspark.ui.showConsoleProgress=false"
+)
+"""Of a spark-submit with a local master: half the processor time, as spark_jobs.session has it for `msd run`."""
 HEARTBEAT_TIMEOUT_SECONDS = 30
 """A task whose runner was killed is found after this long and tried again; Airflow's own 300 is for slow networks."""
 
@@ -103,7 +108,9 @@ def environment(home: Home) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if name not in ours}
     root = str(Path(__file__).resolve().parents[2])
     lineage = {} if TRANSPORT in kept else {"AIRFLOW__OPENLINEAGE__DISABLED": "True"}
+    spark = {} if "MSD_SPARK_MASTER" in kept else {"SPARK_SUBMIT_OPTS": SPARK_OPTIONS}
     return {
+        **spark,
         **kept,
         **lineage,
         "AIRFLOW_HOME": str(home.folder),
