@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -276,6 +276,8 @@ def main(arguments: list[str] | None = None) -> None:
     end_with_starter()
     try:
         log_lines.begin(arguments[0] if arguments else "help")
+        if log_lines.is_json():
+            _run_for_machines(arguments)
         app(arguments, standalone_mode=True)
     except MsdError as error:
         _fail(str(error), error, error.exit_code, debug=debug)
@@ -285,6 +287,17 @@ def main(arguments: list[str] | None = None) -> None:
         first_line = (str(error).strip().splitlines() or ["no message"])[0]
         message = f"unexpected {type(error).__name__}: {first_line}"
         _fail(f"{message}; the same command with --debug shows where", error, 1, debug=debug)
+
+
+def _run_for_machines(arguments: list[str]) -> NoReturn:
+    """The same, but a call that cannot be read is one sentence too, where people get a box with a hint."""
+    try:
+        exit_code = app(arguments, standalone_mode=False)
+    except Exception as error:
+        if not hasattr(error, "format_message"):
+            raise
+        raise UsageError(f"{error.format_message().rstrip('.') or 'a command is wanted'}; see: msd --help") from error
+    sys.exit(exit_code or 0)
 
 
 def _fail(message: str, error: BaseException, exit_code: int, *, debug: bool) -> None:

@@ -143,3 +143,11 @@ def test_many_processes_write_whole_lines():
         lines = [json.loads(line) for line in pipe]
     assert [worker.wait() for worker in workers] == [0, 0, 0]
     assert sorted(line["n"] for line in lines) == sorted([*range(200)] * 3)
+
+
+def test_a_call_that_cannot_be_read_is_one_line_too():
+    command = [sys.executable, "-m", "pipeline", "run", "--bogus"]
+    ended = subprocess.run(command, env=os.environ | {"MSD_LOG": "json"}, capture_output=True, text=True)
+    (line,) = told(ended.stderr)
+    assert (ended.returncode, line["exit_code"], line["command"]) == (2, 2, "run")
+    assert "--bogus" in line["message"]
