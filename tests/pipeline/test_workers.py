@@ -1,5 +1,6 @@
 """Shards made by worker processes: the same bytes as in one, and what is told when one of them fails or is killed."""
 
+import json
 import os
 import signal
 import subprocess
@@ -54,6 +55,33 @@ def test_a_worker_sees_its_part_of_the_threads(root, monkeypatch):
     assert set(seen[:5]) == {"4 3"}
     assert set(seen[-5:]) == {"4 GPU-4"}
     assert os.environ["OMP_NUM_THREADS"] == "8"
+
+
+def test_a_workers_lines_are_the_runs(root, monkeypatch, capfd):
+    monkeypatch.setenv("MSD_LOG", "json")
+    monkeypatch.setenv("MSD_RUN_ID", "dag/run/task/1")
+    plan = plan_in(root, processes=2)
+    run_stage(plan, stage_of("speak"))
+    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    facts = {"run": "dag/run/task/1", "stage": "item_vectors", "fingerprint": plan.dataset("item_vectors").fingerprint}
+    assert all(facts.items() <= line.items() for line in lines)
+    said = [line for line in lines if line["message"] == "a batch comes"]
+    assert {line["worker"] for line in said} == {f"item_vectors worker {number} of 2" for number in (1, 2)}
+    assert len(said) == 7
+    assert {line["shard"] for line in lines if line["message"] == "shard written"} == set(range(7))
+    (summary,) = [line for line in lines if "rows_ok" in line]
+    assert summary["rows_ok"] == 13
+
+
+def test_a_stage_leaves_its_figures_and_its_failures(root, tmp_path, monkeypatch):
+    monkeypatch.setenv("MSD_METRICS_DIR", str(tmp_path / "prom"))
+    plan = plan_in(root)
+    with pytest.raises(StageError):
+        run_stage(plan, stage_of("refuse"))
+    assert [path.name for path in (tmp_path / "prom").iterdir()] == ["msd-msd-mine-item_vectors.failures.prom"]
+    run_stage(plan, stage_of("answer"))
+    told = (tmp_path / "prom" / "msd-msd-mine-item_vectors.prom").read_text()
+    assert 'msd_stage_rows{outcome="ok",project="msd",source="mine",stage="item_vectors"} 13.0' in told
 
 
 def test_what_a_maker_cannot_do_is_its_own_sentence(root):

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from pipeline import schemas
 from pipeline.errors import StageError
+from pipeline.progress import note
 from pipeline.runner import Plan, make_plan
 from pipeline.settings import resolve
 from pipeline.source import load_source
@@ -53,6 +54,12 @@ def answer(batches, config, item_stats, student):
 def show_resources(batches, config, item_stats, student):
     for batch in batches:
         yield answered(batch, f"{os.environ['OMP_NUM_THREADS']} {os.environ['CUDA_VISIBLE_DEVICES']}")
+
+
+def speak(batches, config, item_stats, student):
+    for batch in batches:
+        note("a batch comes", "warning")
+        yield answered(batch)
 
 
 def refuse(batches, config, item_stats, student):
