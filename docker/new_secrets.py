@@ -33,6 +33,8 @@ SPARK_DEFAULTS = """\
 spark.authenticate true
 spark.authenticate.secret {secret}
 spark.network.crypto.enabled true
+# A second door that asks nobody for the secret.
+spark.master.rest.enabled false
 # The driver runs where the tasks run; executors reach it by the name it has in the cluster's network.
 spark.driver.host scheduler
 spark.driver.bindAddress 0.0.0.0
