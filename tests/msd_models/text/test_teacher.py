@@ -101,6 +101,22 @@ def test_a_malformed_script_names_the_line(tmp_path):
         taught(prompt_rows(["x"]), TeacherOutputs(generator="scripted", script=str(path)), tmp_path / "store")
 
 
+def test_what_was_asked_of_the_model_is_told_once_and_what_was_kept_is_not(served, tmp_path):
+    prompts = prompt_rows(["plain bread", "GARBAGE can", "REFUSE bin", "FLAKY soap", "plain milk"])
+
+    def told():
+        with ContentStore(tmp_path / "store") as store:
+            made = list(teach(batches(prompts, 2), asking(served), store))
+        facts = [json.loads((batch.schema.metadata or {}).get(b"facts", b"{}")) for batch in made]
+        paid = sum(sum(batch.column("output_tokens").to_pylist()) for batch in made)
+        return facts, paid
+
+    facts, paid = told()
+    assert sum(each.get("output_tokens_generated", 0) for each in facts) == paid > 0
+    assert sum(each.get("generating_seconds", 0) for each in facts) > 0
+    assert told() == ([{}, {}, {}], paid)
+
+
 def test_failures_are_asked_again_with_another_seed_and_then_are_rows(served, tmp_path):
     texts = ["GARBAGE can", "REFUSE bin", "FLAKY soap", "WRONG turn", "HUNGRY cat", "plain bread"]
     rows = taught(prompt_rows(texts), asking(served), tmp_path / "store")
