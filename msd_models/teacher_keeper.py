@@ -7,6 +7,7 @@ never comes to stop it.
 Run as a module with its orders as one JSON line on stdin. The first process returns at once; its child stays.
 """
 
+import contextlib
 import ctypes
 import json
 import os
@@ -50,7 +51,8 @@ def main() -> None:
         except subprocess.TimeoutExpired:
             sys.stderr.write("the server did not end by itself and is killed\n")
         # Only an end that was meant takes the state away: without it nobody could tell a crash from a stop.
-        state_file.unlink(missing_ok=True)
+        if _says(state_file, orders["state"]["id"]):
+            state_file.unlink(missing_ok=True)
     finally:
         os.killpg(0, signal.SIGKILL)
 
@@ -70,12 +72,18 @@ def _watch(server: "subprocess.Popen[bytes]", orders: Mapping[str, Any]) -> None
     """Returns when the server has ended.
 
     Raises:
-        Stopped: it was idle for too long.
+        Stopped: it was idle for too long, or its state was taken away, which is how another machine asks for the end.
     """
+    state_file = Path(orders["state_file"])
     busy_at = looked_at = time.monotonic()
     done = ""
     while server.poll() is None:
         time.sleep(POLL_SECONDS)
+        if not _says(state_file, orders["state"]["id"]):
+            raise Stopped
+        # Other machines see by its age that the server is there.
+        with contextlib.suppress(FileNotFoundError):
+            os.utime(state_file)
         now = time.monotonic()
         if now - looked_at < min(LOOK_SECONDS, orders["idle_seconds"] / 4):
             continue
@@ -97,6 +105,13 @@ def _work_done(address: str) -> str:
     except OSError:
         return ""
     return "\n".join(line for line in lines if line.startswith(WORK))
+
+
+def _says(state_file: Path, server_id: str) -> bool:
+    try:
+        return bool(json.loads(state_file.read_text(encoding="utf-8"))["id"] == server_id)
+    except FileNotFoundError:
+        return False
 
 
 def _write(path: Path, state: Mapping[str, Any]) -> None:

@@ -9,6 +9,7 @@ since is never killed, and nothing of the server's is left behind.
 import fcntl
 import json
 import os
+import platform
 import secrets
 import shutil
 import signal
@@ -28,7 +29,7 @@ from urllib.error import HTTPError
 from pipeline.config import TeacherOutputs
 from pipeline.errors import ServiceError
 from pipeline.progress import note
-from pipeline.teacher_address import KEY_FILE, STATE_FILE, environment_key, read_key, read_state
+from pipeline.teacher_address import KEY_FILE, STATE_FILE, environment_key, read_key, read_state, runs_elsewhere
 
 if TYPE_CHECKING:
     from msd_models.teacher_command import Served
@@ -71,6 +72,11 @@ def bring_up(served: "Served", folder: Path, user: str, *, idle_seconds: float, 
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _alone(folder):
         state = read_state(folder)
+        if state is not None and runs_elsewhere(folder, state):
+            raise ServiceError(
+                f"the teacher server of {folder.parent} runs on {state['host']} and answers there alone; when nobody"
+                " needs it any more: msd teacher stop"
+            )
         if state is not None and not _is_alive(state):
             note("the teacher server that was started here has ended; it is started anew", "warning")
             _end(folder, state)
@@ -112,12 +118,14 @@ def stop(folder: Path, user: str) -> str:
 
 
 def status(folder: Path) -> dict[str, Any]:
-    """What is known of the server: `state` is stopped, died, starting (it does not answer) or running."""
+    """What is known of the server: `state` is stopped, died, starting (it does not answer), running or elsewhere."""
     state = read_state(folder) if folder.is_dir() else None
     if state is None:
         return {"state": "stopped"}
-    known = {name: state[name] for name in ("address", "pid", "serves", "started_at")}
+    known = {name: state[name] for name in ("address", "host", "pid", "serves", "started_at")}
     known["users"] = sorted(path.name for path in (folder / USERS).glob("*"))
+    if runs_elsewhere(folder, state):
+        return {"state": "elsewhere", **known}
     if not _is_alive(state):
         return {"state": "died", **known, "last_lines": _last_lines(folder)}
     return {"state": "running" if _answers(folder, state) else "starting", **known}
@@ -144,6 +152,7 @@ def _launch(served: "Served", folder: Path, idle_seconds: float) -> dict[str, An
         "state_file": str(folder / STATE_FILE),
         "state": {
             "id": server_id,
+            "host": platform.node(),
             "address": f"http://{LOOPBACK}:{port}",
             "serves": served.facts,
             "started_at": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -6,6 +6,8 @@ server asks of its callers where the environment has no key.
 
 import json
 import os
+import platform
+import time
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,8 @@ from pipeline.errors import ServiceError
 
 FOLDER = "teacher_server"
 STATE_FILE, KEY_FILE = "server.json", "key"
+GONE_SECONDS = 60.0
+"""After so long without a sign a server on another machine is gone."""
 KEY_VARIABLES = ("OPENAI_API_KEY", "VLLM_API_KEY")
 
 
@@ -42,13 +46,18 @@ def read_address(folder: Path) -> TeacherAddress:
     """Address and key of the server that was started in a folder.
 
     Raises:
-        ServiceError: none was.
+        ServiceError: none was, or on another machine.
     """
     state = read_state(folder)
     if state is None:
         raise ServiceError(
             f"teacher_outputs: no teacher server was started in {folder.parent}; run: msd teacher start, with the same"
             " options, or name another server's address in teacher_outputs.endpoint"
+        )
+    if runs_elsewhere(folder, state):
+        raise ServiceError(
+            f"teacher_outputs: the teacher server of {folder.parent} runs on {state['host']} and answers there alone;"
+            f" run this there, or name a server that {platform.node()} reaches in teacher_outputs.endpoint"
         )
     return TeacherAddress(url=f"{state['address']}/v1", key=read_key(folder))
 
@@ -59,6 +68,15 @@ def read_state(folder: Path) -> dict[str, Any] | None:
         return json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
+
+
+def runs_elsewhere(folder: Path, state: dict[str, Any]) -> bool:
+    """Whether another machine that shares the folder has the server up, whose keeper touches the state as it goes."""
+    try:
+        age_seconds = time.time() - (folder / STATE_FILE).stat().st_mtime
+    except FileNotFoundError:
+        return False
+    return bool(state["host"] != platform.node() and age_seconds < GONE_SECONDS)
 
 
 def read_key(folder: Path) -> str:

@@ -136,6 +136,23 @@ def test_a_start_that_is_killed_leaves_a_server_that_the_next_one_finds(folder):
     assert read_state(folder) == state
 
 
+def test_a_server_on_another_machine_is_left_alone_until_it_is_gone(folder):
+    brought_up(folder)
+    state = read_state(folder)
+    there = json.dumps(state | {"host": "another-machine"})
+    (folder / "server.json").write_text(there)
+    for refused in (lambda: brought_up(folder), lambda: read_address(folder)):
+        with pytest.raises(ServiceError, match="runs on another-machine and answers there alone"):
+            refused()
+    assert status(folder)["state"] == "elsewhere"
+    assert alive(state["server_pid"])
+    (folder / "server.json").unlink()
+    until(lambda: not alive(state["server_pid"]))
+    (folder / "server.json").write_text(there)
+    os.utime(folder / "server.json", (time.time() - 100, time.time() - 100))
+    assert brought_up(folder) != state["address"]
+
+
 def test_the_key_is_its_owners_alone_and_on_no_command_line(folder):
     brought_up(folder)
     key = read_address(folder).key
