@@ -10,6 +10,7 @@ import typer
 
 from pipeline import runner, settings
 from pipeline.errors import MsdError, UsageError
+from pipeline.log_lines import bind
 from pipeline.partitions import Partition, open_partition, partition_plan, read_partition
 from pipeline.runner import Plan
 from pipeline.source import built_in_sources, load_source
@@ -76,6 +77,7 @@ def plan_of(
     workspace, call = _call(work, source, preset, overrides)
     if date is None:
         return _plan(workspace, call)
+    bind(date=date)
     _check_same(read_partition(workspace, date), call, source, preset, overrides)
     _set_environment()
     return partition_plan(workspace, date)
@@ -90,6 +92,7 @@ def open_day(work: Path, date: str, call: Mapping[str, Any], *, again: bool) -> 
         call: `source`, `preset`, `overrides`, each None where the last call's holds, and `refresh_days`.
         again: the day is to mean what the files and the call are now.
     """
+    bind(date=date)
     workspace, resolved = _call(work, call["source"], call["preset"], call["overrides"])
     _set_environment()
     return open_partition(workspace, date, resolved | {"refresh_days": call["refresh_days"]}, again=again)

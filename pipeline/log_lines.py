@@ -47,6 +47,7 @@ def begin(command: str) -> None:
     if wanted.lower() not in ("", "text", "json"):
         raise UsageError(f"{FORMAT_VARIABLE} is '{wanted}'; wanted text or json")
     run_id()
+    _bound.clear()
     _bound["command"] = command
     _take_over()
 
