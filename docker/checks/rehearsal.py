@@ -31,6 +31,8 @@ class Rehearsal:
     root: Path
     find_links: str = ""
     """A folder of wheels with a CPU torch, where PyTorch's own index is out of reach."""
+    has_pip: bool = True
+    """Whether the Python of the base image is laid in with pip, which takes seconds."""
     left_out: list[str] = field(default_factory=list)
     _done: set[str] = field(default_factory=set)
 
@@ -41,7 +43,8 @@ class Rehearsal:
             subprocess.CalledProcessError: a command fails.
         """
         if not self._done:
-            subprocess.run([sys.executable, "-m", "venv", str(self.root / "usr/local")], check=True)
+            options = [] if self.has_pip else ["--without-pip"]
+            subprocess.run([sys.executable, "-m", "venv", *options, str(self.root / "usr/local")], check=True)
         for stage in self.dockerfile.lineage(target):
             if stage.name not in self._done:
                 self._done.add(stage.name)

@@ -41,9 +41,7 @@ def complaints(name: str, service: dict[str, Any]) -> list[str]:
     if not re.fullmatch(r"[\w./-]+:\w*\d+\.\d+[\w.-]*", service["image"]):
         found.append(f"{name} runs {service['image']}, which is another image tomorrow")
     said = [f"{key}={value}" for key, value in (service.get("environment") or {}).items()]
-    found += [
-        f"{name}: a secret in {text}" for text in said if SECRET.search(text) and "_FILE=/" not in text
-    ]
+    found += [f"{name}: a secret in {text}" for text in said if SECRET.search(text) and "_FILE=/" not in text]
     if "/var/run/docker.sock" in str(service.get("volumes")):
         found.append(f"{name} is root on this machine through Docker's socket")
     return found

@@ -49,7 +49,7 @@ def test_what_kubernetes_does_not_take_is_told() -> None:
 
 def test_nothing_lies_there_that_is_not_applied() -> None:
     kustomization = yaml.safe_load((FOLDER / "kustomization.yaml").read_text())
-    (templates,) = kustomization["configMapGenerator"]
+    (templates,) = (one for one in kustomization["configMapGenerator"] if "files" in one)
     named = {*kustomization["resources"], *templates["files"], "kustomization.yaml", "airflow-values.yaml"}
     assert named == {str(path.relative_to(FOLDER)) for path in FOLDER.rglob("*.yaml")}
 
@@ -144,9 +144,32 @@ def test_the_chart_runs_the_airflow_of_the_lock() -> None:
     assert pin is not None
     assert values["airflowVersion"] == pin[1]
     assert values["uid"] == values["gid"] == values["securityContexts"]["pod"]["runAsUser"] == 10001
-    environment = {one["name"]: one["value"] for one in values["env"]}
-    mounted = {mount["mountPath"] for mount in values["volumeMounts"]}
-    assert {environment["MSD_POD_TEMPLATES"], environment["MSD_WORK"]} <= mounted
+    assert environment_of("msd-deployment")["MSD_POD_TEMPLATES"] in {
+        mount["mountPath"] for mount in values["volumeMounts"]
+    }
+
+
+def environment_of(name: str) -> dict[str, str]:
+    kustomization = yaml.safe_load((FOLDER / "kustomization.yaml").read_text())
+    (found,) = (one for one in kustomization["configMapGenerator"] if one["name"] == name)
+    return dict(literal.split("=", 1) for literal in found["literals"])
+
+
+def test_airflow_and_the_pods_read_the_schedules_with_the_same_variables() -> None:
+    values = yaml.safe_load((FOLDER / "airflow-values.yaml").read_text())
+    shared = [{"configMapRef": {"name": "msd-deployment"}}]
+    assert yaml.safe_load(values["extraEnvFrom"]) == shared
+    for path in TEMPLATES:
+        (container,) = documents(path)[0]["spec"]["containers"]
+        assert container["envFrom"] == shared
+        assert not [one["name"] for one in container["env"] if one["name"] in environment_of("msd-deployment")]
+        assert environment_of("msd-deployment")["MSD_WORK"] in {
+            mount["mountPath"] for mount in container["volumeMounts"]
+        }
+    table = (ROOT / "dags/chain/deployment.py").read_text()
+    elsewhere = {"MSD_LOG", "MSD_SPARK_MASTER"}
+    """Read by the log and by the bootstrap."""
+    assert {name for name in environment_of("msd-deployment") if name not in table} == elsewhere
 
 
 def test_policies_name_pods_that_there_are() -> None:
