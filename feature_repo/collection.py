@@ -109,7 +109,13 @@ def _parse(key: bytes, head: bytes, project: bytes) -> str | None:
     if not key.startswith(head) or len(key) < start:
         return None
     (length,) = struct.unpack_from("<I", key, len(head))
-    return key[start : start + length].decode() if key[start + length :] == project else None
+    if key[start + length :] != project:
+        return None
+    try:
+        return key[start : start + length].decode()
+    except UnicodeDecodeError:
+        # Ids are text: whoever wrote this key, it was no publication.
+        return None
 
 
 def _unregister(home: Path, doomed: Sequence[Generation]) -> None:

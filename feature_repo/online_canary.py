@@ -189,7 +189,7 @@ def _missing(client: Any, plan: ViewPlan, ids: list[str], project: str) -> int:
     with client.pipeline(transaction=False) as pipe:
         for key in redis_keys(plan.key.name, ids, project):
             pipe.hmget(key, field_names(plan))
-        return sum(all(value is None for value in values) for values in pipe.execute())
+        return sum(all(value is None for value in values) for values in _answers(pipe) if values)
 
 
 def _expiring(client: "Client", keys: list[bytes]) -> int:
@@ -226,7 +226,16 @@ def _num_with_fields(client: Any, plans: list[ViewPlan], ids: list[str], project
     with client.pipeline(transaction=False) as pipe:
         for key in redis_keys(plans[0].key.name, ids, project):
             pipe.hmget(key, [time_field(plan.name) for plan in plans])
-        return sum(any(value is not None for value in values) for values in pipe.execute())
+        return sum(any(value is not None for value in values) for values in _answers(pipe) if values)
+
+
+def _answers(pipe: Any) -> Iterator[list[Any]]:
+    """What each key's fields hold; nothing at all where the key is no hash."""
+    for answer in pipe.execute(raise_on_error=False):
+        is_other_kind = isinstance(answer, Exception) and str(answer).startswith("WRONGTYPE")
+        if isinstance(answer, Exception) and not is_other_kind:
+            raise answer
+        yield [] if is_other_kind else answer
 
 
 def _newest(job: WriteJob) -> float | None:

@@ -51,7 +51,7 @@ def train_canary(
         config: of the stage.
         folder: gets checkpoints/, predictions/ and runs/ as ctr_model has them, and KNOWN_FILE.
         ctr_records: the examples; they need not be made of the features given.
-        item_features: of the generation that is tried.
+        item_features: of the generation that is tried; a tuned student's go by another name.
         user_features: likewise.
 
     Raises:
@@ -102,8 +102,8 @@ def _vectors(ctr_records: Dataset, item_features: Dataset, user_features: Datase
     if len(set(spaces.values())) > 1:
         told = ", ".join(f"{name} in {space}" for name, space in spaces.items())
         raise SpaceMismatch(f"canary_model: {told}, and one model reads one space; run: msd run publication")
-    named_items = _rows(_named_by(ctr_records, item_features.name), ["item_id"])
-    named_users = _rows(_named_by(ctr_records, user_features.name), ["user_id", "snapshot_at"])
+    named_items = _rows(_named_by(ctr_records, "item_features"), ["item_id"])
+    named_users = _rows(_named_by(ctr_records, "user_features"), ["user_id", "snapshot_at"])
     items, users = _rows(item_features, ["item_id"]), _rows(user_features, ["user_id", "snapshot_at"])
     place_N = np.where(
         pc.equal(named_items.column("item_id"), "").to_numpy(),

@@ -150,11 +150,25 @@ def test_a_key_that_nobody_published_is_found(online: Any):
     client.hset(key_of("item", "no such ☃"), moment, b"\x08\x01")
     client.hset(key_of("item", "of another view"), b"abcd", b"1")
     client.hset(redis_keys("item_id", ["of another project"], "other")[0], moment, b"\x08\x01")
+    no_text = key_of("item", "abc").replace(b"abc", b"\xff\xfe\xfd")
+    client.hset(no_text, moment, b"\x08\x01")
     checks = examined(online)
     assert checks["unknown_keys"]["facts"] == {"item": 1, "user": 0}
     assert "unknown_keys" not in examined(online, scans=False)
     for name, project in (("no such ☃", "msd"), ("of another view", "msd"), ("of another project", "other")):
         client.delete(redis_keys("item_id", [name], project)[0])
+    client.delete(no_text)
+
+
+def test_a_key_of_another_kind_in_the_place_of_one_of_ours_differs(online: Any):
+    key, client = key_of("item", "i011"), online[1]
+    kept = client.dump(key)
+    client.delete(key)
+    client.set(key, "something else")
+    checks = examined(online)
+    client.restore(key, 0, kept, replace=True)
+    assert checks["equality"]["facts"]["differing"] == 2
+    assert broken(online) == set()
 
 
 def test_a_generation_of_last_week_and_old_data_are_too_old(online: Any):

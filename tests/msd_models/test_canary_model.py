@@ -72,7 +72,7 @@ def own(world, tmp_path_factory):
 
 
 def test_the_same_vectors_in_another_order_give_the_same_canary(world, own, tmp_path):
-    turned = {name: another(world, name, "turned", backwards) for name in FEATURES}
+    turned = {name: replace(another(world, name, "turned", backwards), name=f"tuned_{name}") for name in FEATURES}
     other = canary(world, tmp_path / "work", **turned)
     for seed in SMALL.seeds:
         name = f"predictions/msd_frozen-{seed}.parquet"
