@@ -23,6 +23,7 @@ OVERRIDES = (
     "student.epochs=3",
     # A student of three epochs says nearly the same of everything.
     "publication.max_mean_cosine=1.0",
+    "tuned_student.max_steps=10",
     "ctr_model.seeds=[1]",
     "ctr_model.max_epochs=1",
     "report.bootstrap_rounds=20",

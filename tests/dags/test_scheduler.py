@@ -1,0 +1,175 @@
+"""The chain through a real scheduler: a backfill of two days with a killed slice, and what may be done afterwards.
+
+One Airflow for all of it, and the tests go in the order of the file: each finds what the one before it left.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from scheduled_world import (
+    FIRST,
+    LAST,
+    OVERRIDES,
+    PARAMS,
+    VARIABLES,
+    SlicesEnd,
+    active_generation,
+    answer,
+    ended,
+    manifests,
+    msd,
+    now,
+    start,
+)
+
+from dags.chain.names import CHAIN
+from dags.laptop.bring_up import bring_up, take_down, wait_for_dags
+from dags.laptop.chain_run import ChainRun, backfill, follow, moment
+from dags.laptop.home import Home
+from dags.laptop.rest import Airflow
+from dags.laptop.services import members
+
+pytestmark = [pytest.mark.airflow, pytest.mark.spark, pytest.mark.redis, pytest.mark.feast, pytest.mark.slow]
+DAGS = Path(__file__).parents[2] / "dags"
+
+
+@pytest.fixture(scope="module")
+def laptop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
+    work = tmp_path_factory.mktemp("work, 100% ours")
+    lineage = {"type": "file", "log_file_path": str(work / "lineage" / "events.json"), "append": True}
+    (work / "lineage").mkdir()
+    with pytest.MonkeyPatch.context() as environment:
+        for name, value in VARIABLES.items():
+            environment.setenv(name, value)
+        environment.setenv("AIRFLOW__OPENLINEAGE__TRANSPORT", json.dumps(lineage))
+        environment.setenv("AIRFLOW__OPENLINEAGE__NAMESPACE", "msd")
+        home = bring_up(work, DAGS)
+        try:
+            wait_for_dags(home, (*CHAIN, "rollback"))
+            yield home
+        finally:
+            take_down(work)
+    assert members(home) == []
+
+
+@pytest.fixture(scope="module")
+def airflow(laptop: Home) -> Airflow:
+    return Airflow(laptop.url)
+
+
+@pytest.fixture(scope="module")
+def by_hand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[subprocess.Popen[str]]:
+    """The first day by one command in another work folder, beside the scheduler."""
+    options = [f"--set={override}" for override in OVERRIDES]
+    command = [sys.executable, "-m", "pipeline", "run", "report", f"--date={FIRST}", "--json", *options]
+    command += ["--source=tiny-world", "--preset=tiny-world", f"--work={tmp_path_factory.mktemp('by-hand')}"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture(scope="module")
+def two_days(laptop: Home, airflow: Airflow, by_hand: subprocess.Popen[str]) -> list[ChainRun]:
+    """The chain of both days, green, although a slice of the first was killed."""
+    keys, asked = backfill(airflow, FIRST, LAST, PARAMS)
+    slices_end = SlicesEnd(laptop, ("user_vectors", "--slice=2/2", f"--date={FIRST}"))
+    runs = follow(airflow, keys, asked, show=slices_end.look)
+    troubles = {
+        f"{hop.dag} {task['task_id']}": airflow.log(hop.dag, hop.run["dag_run_id"], task)[-15:]
+        for run in runs
+        for hop in run.hops
+        for task in hop.failed_tasks
+        if hop.run
+    }
+    assert all(run.is_green for run in runs), troubles or [run.trouble for run in runs]
+    assert slices_end.killed
+    return runs
+
+
+def test_a_backfill_makes_the_report_of_every_day(laptop, two_days):
+    assert [run.key for run in two_days] == [FIRST, LAST]
+    for run in two_days:
+        assert (laptop.work / "report" / run.key / "report.html").is_file()
+        assert {hop.run["partition_key"] for hop in run.hops} == {run.key}
+    first, last = (
+        answer(msd("run", "report", "--only", "--json", f"--date={day}", work=laptop.work)) for day in (FIRST, LAST)
+    )
+    assert first["stages"]["report"]["digest"] != last["stages"]["report"]["digest"]
+
+
+def test_the_report_is_that_of_one_command_by_hand(laptop, two_days, by_hand):
+    printed, said = by_hand.communicate(timeout=300)
+    assert by_hand.returncode == 0, said[-2000:]
+    scheduled = answer(msd("run", "report", "--only", "--json", f"--date={FIRST}", work=laptop.work))
+    wanted = json.loads(printed.splitlines()[-1])["stages"]["report"]["digest"]
+    assert scheduled["stages"]["report"]["digest"] == wanted
+
+
+def test_only_the_killed_slice_was_tried_again(two_days):
+    embedding = two_days[0].hops[CHAIN.index("embedding")]
+    tries = {(task["task_id"], task["map_index"]): task["try_number"] for task in embedding.tasks}
+    assert tries.pop(("user_vectors_slices", 1)) == 2
+    assert set(tries.values()) == {1}, tries
+
+
+def test_each_day_is_handed_on_by_its_assets(two_days):
+    for run in two_days:
+        for before, hop in zip(run.hops, run.hops[1:], strict=False):
+            assert moment(hop.run["queued_at"]) >= moment(before.run["start_date"])
+            assert hop.run["run_type"] == "asset_triggered"
+
+
+def test_lineage_names_the_datasets(laptop, two_days):
+    events = [json.loads(line) for line in (laptop.work / "lineage" / "events.json").read_text().splitlines()]
+    outputs = {output["name"] for event in events for output in event.get("outputs", ())}
+    assert {"student", "report"} <= {Path(name).name for name in outputs}
+
+
+def test_clearing_a_finished_run_makes_nothing_anew(laptop, airflow, two_days):
+    before = manifests(laptop.work, FIRST)
+    run_id = two_days[0].hops[-1].run["dag_run_id"]
+    airflow.post(f"/dags/{CHAIN[-1]}/dagRuns/{run_id}/clear", {"dry_run": False, "only_failed": False})
+    tasks = ended(airflow, CHAIN[-1], run_id)
+    assert tasks[""]["state"] == "success"
+    assert tasks["report"]["try_number"] == 2
+    assert manifests(laptop.work, FIRST) == before
+
+
+def test_a_closed_gate_leaves_readers_where_they_are(laptop, airflow, two_days):
+    active, asked = active_generation(laptop.work), now()
+    tasks = ended(airflow, "publication", start(airflow, "publication", FIRST, {"min_f1": 1.0}))
+    assert (tasks[""]["state"], tasks["gate"]["state"], tasks["activate"]["state"]) == (
+        "failed",
+        "failed",
+        "upstream_failed",
+    )
+    assert tasks["gate"]["try_number"] == 1, "a verdict is no failure to try again"
+    assert active_generation(laptop.work) == active
+    assert all(moment(run["queued_at"]) < asked for run in airflow.runs("ctr_training"))
+
+
+def test_rollback_points_readers_at_the_generation_before(laptop, airflow, two_days):
+    active = active_generation(laptop.work)
+    tasks = ended(airflow, "rollback", start(airflow, "rollback", None, {}))
+    assert tasks[""]["state"] == "success"
+    publications = [json.loads(manifests(laptop.work, day)["publication"]) for day in (FIRST, LAST)]
+    assert publications
+    assert active_generation(laptop.work) != active
+
+
+def test_a_run_without_a_key_fails_at_once_and_starts_nothing(airflow, two_days):
+    asked = now()
+    tasks = ended(airflow, CHAIN[0], start(airflow, CHAIN[0], None, PARAMS))
+    assert tasks[""]["state"] == "failed"
+    assert (tasks["open"]["state"], tasks["open"]["try_number"]) == ("failed", 1)
+    assert all(moment(run["queued_at"]) < asked for run in airflow.runs(CHAIN[1]))

@@ -1,0 +1,109 @@
+"""A laptop's Airflow over a small tiny world: two days of it, a student of a few epochs, one seed."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from dags.laptop.chain_run import ChainRun
+from dags.laptop.home import Home
+from dags.laptop.rest import Airflow
+from dags.laptop.services import members
+
+FIRST, LAST = "2023-11-24", "2023-11-25"
+OVERRIDES = (
+    "prompts.item_rows=60",
+    "prompts.user_rows=20",
+    "student.epochs=3",
+    "publication.max_mean_cosine=1.0",
+    "tuned_student.max_steps=10",
+    "ctr_model.seeds=[1]",
+    "ctr_model.max_epochs=1",
+    "report.bootstrap_rounds=20",
+)
+PARAMS = {"source": "tiny-world", "preset": "tiny-world", "overrides": list(OVERRIDES), "refresh_days": 2}
+"""The second day goes on with the first one's teacher and student."""
+VARIABLES = {
+    "MSD_RETRY_SECONDS": "1",
+    "MSD_RETRIES": "2",
+    "MSD_SPARK_SLOTS": "2",
+    "MSD_EMBEDDING_SLICES": "2",
+    "AIRFLOW_VAR_MSD_MIN_F1": "0",
+    "AIRFLOW_VAR_MSD_MAX_AUC_LOSS": "1",
+    "OMP_NUM_THREADS": "1",
+}
+WAIT_SECONDS = 300.0
+
+
+@dataclass
+class SlicesEnd:
+    """Kills the command of one slice, once, as soon as it runs."""
+
+    home: Home
+    words: tuple[str, ...]
+    """Of its command line."""
+    killed: int = 0
+
+    def look(self, runs: list[ChainRun]) -> None:
+        """Called by whoever follows the chain."""
+        for process in [] if self.killed else members(self.home):
+            try:
+                if set(self.words) <= set(process.cmdline()):
+                    process.kill()
+                    self.killed = process.pid
+                    return
+            except psutil.Error:
+                continue
+
+
+def msd(*arguments: str, work: Path) -> subprocess.CompletedProcess[str]:
+    """The command by hand."""
+    command = [sys.executable, "-m", "pipeline", *arguments, f"--work={work}"]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=WAIT_SECONDS)
+
+
+def answer(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    """The JSON object that a call ended with."""
+    assert done.stdout, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def active_generation(work: Path) -> str:
+    """The one that readers are pointed at, as the canary found it."""
+    return answer(msd("canary", "--rows=5", "--no-scan", "--json", work=work))["generation"]
+
+
+def manifests(work: Path, date: str, tested: Callable[[str], bool] = lambda stage: True) -> dict[str, str]:
+    """Stage → its manifest's text, of what is made of a day."""
+    fingerprints = json.loads((work / "partitions" / f"{date}.json").read_text())["fingerprints"]
+    paths = {name: work / name / value[:16] / "manifest.json" for name, value in fingerprints.items() if tested(name)}
+    return {name: path.read_text() for name, path in paths.items() if path.is_file()}
+
+
+def start(airflow: Airflow, dag: str, key: str | None, params: Mapping[str, Any]) -> str:
+    """Starts a DAG by hand; returns the run's id."""
+    body = {"logical_date": None, "conf": dict(params), "partition_key": key}
+    return airflow.post(f"/dags/{dag}/dagRuns", body)["dag_run_id"]
+
+
+def ended(airflow: Airflow, dag: str, run_id: str) -> dict[str, dict[str, Any]]:
+    """Waits for a run; its tasks by name, and the run itself under the empty name."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while True:
+        run = airflow.get(f"/dags/{dag}/dagRuns/{run_id}")
+        if run["state"] in ("success", "failed"):
+            return {"": run} | {task["task_id"]: task for task in airflow.tasks(dag, run_id)}
+        assert time.monotonic() < deadline, f"{dag} is still {run['state']}"
+        time.sleep(0.5)
+
+
+def now() -> datetime:
+    """As Airflow tells times."""
+    return datetime.now(UTC)
