@@ -69,7 +69,7 @@ class Command:
             lines = printed.read().decode(errors="backslashreplace").splitlines()
         for line in lines:
             tell(line)
-        return Ended(exit_code=exit_code, answer=_answer(lines), last_line=last_lines[0])
+        return Ended(exit_code=exit_code, answer=_answer(lines), last_line=_sentence(last_lines[0]))
 
     def stop(self, patience_seconds: float = STOP_SECONDS) -> None:
         """Ends it and what it started, which is its own process group: asked first, then killed."""
@@ -102,6 +102,12 @@ def _pass_on(stream: IO[bytes], tell: Callable[[str], None], last_lines: list[st
             if line:
                 last_lines[0] = line
                 tell(line)
+
+
+def _sentence(line: str) -> str:
+    """What a line says to people: with MSD_LOG=json the sentence is one of its fields."""
+    told = _answer([line])
+    return str(told["message"]) if told and "message" in told else line
 
 
 def _answer(lines: Sequence[str]) -> dict[str, Any] | None:

@@ -180,6 +180,12 @@ def test_what_is_no_json_object_is_no_answer(printed: str) -> None:
     assert ended.answer is None
 
 
+def test_a_failure_told_to_machines_is_a_sentence_to_people() -> None:
+    words = [sys.executable, "-c", "import sys; print(sys.argv[1], file=sys.stderr)"]
+    for line, sentence in (('{"level": "error", "message": "msd: why"}', "msd: why"), ('{"no": 1}', '{"no": 1}')):
+        assert Command([*words, line], {}, ".").run(lambda _: None).last_line == sentence
+
+
 def test_a_server_left_behind_does_not_hold_the_task() -> None:
     program = "import subprocess, sys; print(subprocess.Popen(['sleep', '30']).pid, file=sys.stderr)"
     told: list[str] = []
