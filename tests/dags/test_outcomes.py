@@ -40,6 +40,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     settings = {
         "AIRFLOW_HOME": str(home),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW_VAR_MSD_APPROVAL": "True",
         "AIRFLOW_CONN_SPARK_DEFAULT": '{"conn_type": "spark", "host": "local[1]"}',
         "PATH": f"{submit.parent}:{inherited['PATH']}",
         "PYTHONPATH": str(ROOT),
@@ -56,7 +57,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     )
     assert ended.returncode == 0, ended.stderr
     outcomes = json.loads(ended.stdout.splitlines()[-1])
-    return dict(zip([*CALLS, "submit"], outcomes, strict=True))
+    return dict(zip([*CALLS, "submit"], outcomes["tasks"], strict=True)) | {"guards": outcomes["guards"]}
 
 
 def test_the_answer_is_what_the_task_returns(told: dict[str, Any]) -> None:
@@ -78,3 +79,12 @@ def test_the_reason_is_the_commands_own_sentence(told: dict[str, Any]) -> None:
     assert told["fails"]["said"].endswith("exit code 1: msd: student: 3 rows lack vectors")
     assert "--date=2026-11-20" in told["submit"]["said"]
     assert "MSD_COMMAND" in told["is not there"]["said"]
+
+
+def test_readers_are_taken_back_only_from_what_failed_its_check(told: dict[str, Any]) -> None:
+    """Where a gate closed, check_online is upstream_failed, which one_failed takes for a failure too."""
+    assert told["guards"]["rollback"] == [True, False, False, False]
+
+
+def test_a_run_asks_for_approval_or_the_variable_does(told: dict[str, Any]) -> None:
+    assert told["guards"]["approval"] == [True, False, True]
