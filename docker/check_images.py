@@ -66,7 +66,7 @@ IMAGES = {
     ),
     "spark": Expected(
         environment="opt/msd",
-        has=("pyspark", "pyarrow", "spark_jobs.items"),
+        has=("pyspark", "pyarrow", "pip", "spark_jobs.items"),
         has_not=("torch", "feast", "airflow", "vllm", "redis"),
         port="SPARK_MASTER_WEBUI_PORT",
         works=(
@@ -82,7 +82,7 @@ IMAGES = {
     ),
     "cpu": Expected(
         environment="opt/msd",
-        has=("torch", "vllm", "transformers", "feast", "pyspark", "msd_models.teacher"),
+        has=("pip", "torch", "vllm", "transformers", "feast", "pyspark", "msd_models.teacher"),
         has_not=("airflow",),
         prepare=("python -m dags.laptop.bootstrap",),
         port="AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_SERVER_PORT",

@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FILE = ROOT / "docker/compose.yaml"
 PROFILES = ("cpu", "gpu", "observability")
 SECRET = re.compile(r"PASSWORD|SECRET|TOKEN|FERNET|API_KEY", re.IGNORECASE)
+SERVERS = ("airflow", "cpu", "gpu")
 RUNS_ONCE = {"airflow-init"}
 
 
@@ -141,6 +142,22 @@ def test_airflow_knows_every_setting_that_it_is_given(stack: dict[str, Any]) -> 
     places += [images.environment(name) for name in images.stages]
     given = {tuple(key.lower().split("__")[1:]) for place in places for key in place if key.startswith("AIRFLOW__")}
     assert given - known == set()
+
+
+def test_airflow_knows_every_command_that_it_is_given(stack: dict[str, Any]) -> None:
+    from airflow.cli import cli_parser
+
+    parser = cli_parser.get_parser()
+    commands = [(service.get("command") or []) for service in stack["services"].values()]
+    commands += [
+        stage.words for name in SERVERS for stage in [read(ROOT / "docker/Dockerfile").last(name, "CMD")] if stage
+    ]
+    said = [
+        " ".join(command).rpartition("airflow ")[2].split() for command in commands if "airflow " in " ".join(command)
+    ]
+    assert len(said) >= 6
+    for words in said:
+        assert parser.parse_args(words).subcommand == words[0]
 
 
 def test_our_own_variables_are_read_by_our_own_code(stack: dict[str, Any]) -> None:
