@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -80,10 +80,15 @@ def active_generation(work: Path) -> str:
     return answer(msd("canary", "--rows=5", "--no-scan", "--json", work=work))["generation"]
 
 
-def manifests(work: Path, date: str, tested: Callable[[str], bool] = lambda stage: True) -> dict[str, str]:
+def generation(work: Path, date: str) -> str:
+    """The one that a day's publication made."""
+    return json.loads((work / "partitions" / f"{date}.json").read_text())["fingerprints"]["publication"][:16]
+
+
+def manifests(work: Path, date: str) -> dict[str, str]:
     """Stage → its manifest's text, of what is made of a day."""
     fingerprints = json.loads((work / "partitions" / f"{date}.json").read_text())["fingerprints"]
-    paths = {name: work / name / value[:16] / "manifest.json" for name, value in fingerprints.items() if tested(name)}
+    paths = {name: work / name / value[:16] / "manifest.json" for name, value in fingerprints.items()}
     return {name: path.read_text() for name, path in paths.items() if path.is_file()}
 
 
