@@ -13,7 +13,7 @@ from pipeline.progress import note
 
 POLL_SECONDS = 1.0
 ARRIVAL_SECONDS = 120.0
-"""How long after its upstream's end a DAG may take to start before something is wrong with it."""
+"""Time enough for a scheduler that is busy; a DAG that starts later than this is paused, or was never asked to."""
 FINAL = ("success", "failed")
 
 
@@ -120,6 +120,7 @@ def follow(
     asked: datetime,
     chain: Sequence[str] = CHAIN,
     show: Callable[[list[ChainRun]], None] | None = None,
+    arrival_seconds: float = ARRIVAL_SECONDS,
 ) -> list[ChainRun]:
     """Watches the runs of these keys that began after `asked`, until each is over.
 
@@ -129,12 +130,16 @@ def follow(
         asked: runs of an earlier time are not meant.
         chain: DAG ids, in the order in which one sets off the next.
         show: called after each look.
+        arrival_seconds: how long after its upstream's end a DAG may take to start.
     """
     runs = [ChainRun(key, [Hop(dag) for dag in chain]) for key in keys]
     while True:
         for run in runs:
             if not run.is_over:
-                _look(airflow, run, asked, [other for other in runs if other is not run])
+                waits = _look(airflow, run, asked)
+                if waits:
+                    others = [_hop_of(other, waits.dag) for other in runs if other is not run]
+                    _check_arrival(run, waits, others, arrival_seconds)
         if show:
             show(runs)
         if all(run.is_over for run in runs):
@@ -162,19 +167,24 @@ def moment(text: str | None) -> datetime | None:
     return datetime.fromisoformat(text) if text else None
 
 
-def _look(airflow: Airflow, chain_run: ChainRun, asked: datetime, others: Sequence[ChainRun]) -> None:
+def _look(airflow: Airflow, chain_run: ChainRun, asked: datetime) -> Hop | None:
+    """Brings what is known up to date; returns the hop that should have a run by now and has none."""
     before: datetime | None = asked
-    for position, hop in enumerate(chain_run.hops):
+    for hop in chain_run.hops:
         if hop.state not in FINAL:
             hop.upstream_ended = before
             hop.run = next((run for run in airflow.runs(hop.dag, chain_run.key) if _is_since(run, asked)), None)
             if hop.run is None:
-                _check_arrival(chain_run, hop, [other.hops[position] for other in others])
-                return
+                return hop
             hop.tasks = airflow.tasks(hop.dag, hop.run["dag_run_id"])
         if hop.state != "success":
-            return
+            return None
         before = hop.ended
+    return None
+
+
+def _hop_of(chain_run: ChainRun, dag: str) -> Hop:
+    return next(hop for hop in chain_run.hops if hop.dag == dag)
 
 
 def _is_since(run: Mapping[str, Any], asked: datetime) -> bool:
@@ -182,13 +192,13 @@ def _is_since(run: Mapping[str, Any], asked: datetime) -> bool:
     return queued is not None and queued >= asked
 
 
-def _check_arrival(chain_run: ChainRun, hop: Hop, of_others: Sequence[Hop]) -> None:
+def _check_arrival(chain_run: ChainRun, hop: Hop, of_others: Sequence[Hop], seconds: float) -> None:
     """A run that waits for its turn behind another key's is no trouble; one that nobody will start is."""
     if any(other.run and other.state not in FINAL for other in of_others):
         return
     since = max(filter(None, [hop.upstream_ended, *(other.ended for other in of_others)]))
-    if datetime.now(UTC) - since > timedelta(seconds=ARRIVAL_SECONDS):
+    if datetime.now(UTC) - since > timedelta(seconds=seconds):
         chain_run.trouble = (
-            f"{hop.dag} did not start within {ARRIVAL_SECONDS:.0f} s for {chain_run.key}; is it paused, or was the run"
+            f"{hop.dag} did not start within {seconds:.0f} s for {chain_run.key}; is it paused, or was the run"
             " before it without a key?"
         )

@@ -21,7 +21,9 @@ class Airflow:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self._client = httpx.Client(base_url=url, timeout=TIMEOUT_SECONDS, trust_env=False)
+        # A connection for each request: on the loopback it costs nothing, and there is none to close.
+        limits = httpx.Limits(max_keepalive_connections=0)
+        self._client = httpx.Client(base_url=url, timeout=TIMEOUT_SECONDS, trust_env=False, limits=limits)
         self._token = ""
 
     def healthy(self) -> dict[str, bool]:
@@ -89,5 +91,8 @@ def _reason(answer: httpx.Response) -> str:
         detail = answer.json()["detail"]
     except (ValueError, KeyError, TypeError):
         return f"status {answer.status_code}"
-    said = detail.get("reason", str(detail)) if isinstance(detail, dict) else str(detail)
+    if isinstance(detail, list):
+        said = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in detail)
+    else:
+        said = str(detail.get("reason", detail)) if isinstance(detail, dict) else str(detail)
     return f"{' '.join(said.split())[:MAX_REASON]} (status {answer.status_code})"
