@@ -10,6 +10,8 @@ import typer
 from pipeline import canary, metrics
 from pipeline.call import DateOption, DebugOption, PresetOption, SetOption, SourceOption, WorkOption, plan_of
 from pipeline.errors import StageError, UsageError
+from pipeline.partitions import opened_days
+from pipeline.storage import Workspace
 
 MAX_AGE_HOURS = 48.0
 MIN_COVERAGE = 0.9
@@ -75,7 +77,7 @@ def examine(
         rows=rows,
         scans=scan,
     )
-    plan = plan_of(work, source, preset, set_, date)
+    plan = plan_of(work, source, preset, set_, day_meant(work, source, date))
     found = canary.examine(plan, bounds)
     metrics.tell_canary(plan, is_within_bounds=found["is_within_bounds"], **canary.figures(found))
     if json_:
@@ -88,3 +90,12 @@ def examine(
         told = "; ".join(f"{name}: {sentence}" for name, sentence in broken.items())
         repairs = "; ".join(repair for repair, names in REPAIRS.items() if not broken.keys().isdisjoint(names))
         raise StageError(f"the active generation {found['generation']} is out of bounds: {told}; {repairs}")
+
+
+def day_meant(work: Path, source: str | None, date: str | None) -> str | None:
+    """The day of a call without one: the latest, in a work folder that knows days and no other call."""
+    if date is not None or source is not None or not work.is_dir():
+        return date
+    workspace = Workspace(work)
+    days = opened_days(workspace)
+    return days[-1] if days and not workspace.remembered() else None
