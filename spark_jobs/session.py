@@ -22,6 +22,7 @@ from pyspark.sql.types import StructType
 
 from pipeline.errors import ServiceError
 from pipeline.packaged import archive
+from spark_jobs import shuffles
 
 SESSION_SETTINGS = {
     "spark.sql.session.timeZone": "UTC",
@@ -76,6 +77,9 @@ def session() -> SparkSession:
     left_open = {key: value for key, value in ADAPTIVE_SETTINGS.items() if not settings.contains(key)}
     for key, value in (SESSION_SETTINGS | left_open).items():
         spark.conf.set(key, value)
+    if str(settings.get("spark.master")).startswith("local") and not settings.contains(shuffles.SETTING):
+        # What is asked outside of a stage is small.
+        spark.conf.set(shuffles.SETTING, str(spark.sparkContext.defaultParallelism))
     return spark
 
 
