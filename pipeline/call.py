@@ -122,8 +122,8 @@ def _call(
     workspace = Workspace(work)
     last = DEFAULTS | workspace.remembered()
     return workspace, {
-        "source": _absolute(source) if source is not None else last["source"],
-        "preset": _absolute(preset) if preset is not None else last["preset"],
+        "source": absolute(source) if source is not None else last["source"],
+        "preset": absolute(preset) if preset is not None else last["preset"],
         "overrides": list(overrides) if overrides is not None else last["overrides"] if source is None else [],
     }
 
@@ -150,7 +150,7 @@ def _plan(workspace: Workspace, call: Mapping[str, Any]) -> Plan:
     return runner.make_plan(workspace, load_source(call["source"]), settings.resolve(call["preset"], call["overrides"]))
 
 
-def _absolute(reference: str) -> str:
+def absolute(reference: str) -> str:
     """A file reference that still holds from another folder; names stay as they are."""
     path, colon, folder = reference.partition(":")
     if Path(path).is_file():

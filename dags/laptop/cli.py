@@ -16,6 +16,7 @@ from dags.laptop.home import Home, by_hand, find_home
 from dags.laptop.rest import Airflow
 from dags.laptop.services import SERVICES, members, running
 from dags.laptop.table import print_results, shown
+from pipeline.call import absolute
 from pipeline.errors import MsdError, UsageError
 from pipeline.progress import note
 
@@ -67,12 +68,12 @@ def run(
 ) -> None:
     """Runs the whole chain for one date and waits; exit code 1 names the task that failed and shows its log."""
     key = day(date or (datetime.now(UTC) - timedelta(days=1)).date().isoformat()).isoformat()
-    params = _params(source, preset, set_, param)
+    chosen = params(source, preset, set_, param)
     home = bring_up(work, _dags_of(work))
     wait_for_dags(home, (*CHAIN, *BY_HAND, *DAILY))
     airflow = Airflow(home.url)
     _say_open(home)
-    asked = trigger(airflow, key, params)
+    asked = trigger(airflow, key, chosen)
     _watch(home, [key], asked)
 
 
@@ -88,11 +89,11 @@ def backfill_(
 ) -> None:
     """Runs the chain for each day of a range, by Airflow's own backfill of its head, and waits for all of it."""
     day(first), day(last)
-    params = _params(source, preset, set_, param)
+    chosen = params(source, preset, set_, param)
     home = bring_up(work, _dags_of(work))
     wait_for_dags(home, (*CHAIN, *BY_HAND, *DAILY))
     _say_open(home)
-    keys, asked = backfill(Airflow(home.url), first, last, params)
+    keys, asked = backfill(Airflow(home.url), first, last, chosen)
     _watch(home, keys, asked)
 
 
@@ -136,18 +137,27 @@ def _dags_of(work: Path) -> Path:
     return home.dags if home is not None and running(home, "scheduler") else DAGS_FOLDER
 
 
-def _params(source: str | None, preset: str | None, set_: list[str] | None, param: list[str] | None) -> dict[str, Any]:
-    params: dict[str, Any] = {}
+def params(source: str | None, preset: str | None, set_: list[str] | None, param: list[str] | None) -> dict[str, Any]:
+    """What the options stand for in the head's form: only what was chosen, the rest is the DAG's to say.
+
+    Raises:
+        UsageError: a parameter is not written NAME=VALUE.
+    """
+    chosen: dict[str, Any] = {}
     for text in param or []:
         name, equals, value = text.partition("=")
-        try:
-            params[name] = json.loads(value)
-        except json.JSONDecodeError:
-            params[name] = value
         if not (name and equals):
             raise UsageError(f"--param {text}: write NAME=VALUE, for instance --param approval=true")
-    chosen = {"source": source, "preset": preset, "overrides": set_}
-    return params | {name: value for name, value in chosen.items() if value is not None}
+        try:
+            chosen[name] = json.loads(value)
+        except json.JSONDecodeError:
+            chosen[name] = value
+    named = {
+        "source": None if source is None else absolute(source),
+        "preset": None if preset is None else absolute(preset),
+        "overrides": set_,
+    }
+    return chosen | {name: value for name, value in named.items() if value is not None}
 
 
 def _watch(home: Home, keys: list[str], asked: datetime) -> None:

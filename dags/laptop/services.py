@@ -23,6 +23,8 @@ SERVICES: dict[str, tuple[str, ...]] = {
     "dag-processor": (),
     "triggerer": ("--skip-serve-logs",),
 }
+SERVICE = "MSD_LAPTOP_SERVICE"
+"""Which of the four a process is, or belongs to."""
 TERM_SECONDS = 15.0
 """What a process has to end by itself; a Redis saves its data in this time."""
 KILL_ROUNDS = 5
@@ -73,7 +75,7 @@ def start_missing(home: Home) -> list[str]:
         with _log(home, name).open("w", encoding="utf-8") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "airflow", name, *SERVICES[name]],
-                env=environment(home),
+                env=environment(home) | {SERVICE: name},
                 cwd=home.folder,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -85,12 +87,12 @@ def start_missing(home: Home) -> list[str]:
 
 
 def running(home: Home, name: str) -> psutil.Process | None:
-    """The process of a service, where the number in its file is still that of one of ours."""
+    """The process of a service: the one its file tells, where that number is still one of ours."""
     try:
         process = psutil.Process(int(_pid_file(home, name).read_text(encoding="utf-8")))
     except (FileNotFoundError, ValueError, psutil.NoSuchProcess):
-        return None
-    return process if _is_ours(process, home) else None
+        return _unrecorded(home, name)
+    return process if _is_ours(process, home) else _unrecorded(home, name)
 
 
 def check_alive(home: Home) -> None:
@@ -144,6 +146,18 @@ def last_lines(log: Path) -> str:
     """The end of a log, for a message."""
     lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     return "\n  " + "\n  ".join(lines[-LOG_LINES:]) if lines else "it gave no message"
+
+
+def _unrecorded(home: Home, name: str) -> psutil.Process | None:
+    """One whose launcher was killed before it could write the number down: leader of a session, with its name."""
+    for process in members(home):
+        try:
+            is_leader = os.getsid(process.pid) == process.pid
+            if is_leader and process.environ().get(SERVICE) == name and "airflow" in " ".join(process.cmdline()[:3]):
+                return process
+        except (psutil.Error, OSError):
+            continue
+    return None
 
 
 def _is_ours(process: psutil.Process, home: Home) -> bool:

@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dags.laptop.chain_run import CHAIN, ChainRun, Hop, day
-from dags.laptop.cli import main
+from dags.laptop.cli import main, params
 from dags.laptop.home import MARK, Home, environment, find_home, make_home
 from dags.laptop.overhead import covered_seconds
-from dags.laptop.services import members, running, stop_all
+from dags.laptop.services import SERVICE, members, running, stop_all
 from pipeline.errors import UsageError
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
@@ -94,6 +94,25 @@ def test_only_what_carries_the_mark_is_ended(home):
             process.wait()
 
 
+def test_a_service_whose_number_was_never_written_down_is_found(home):
+    command = [sys.executable, "-c", "import time; time.sleep(60)  # airflow scheduler"]
+    variables = os.environ | {MARK: home.identity, SERVICE: "scheduler"}
+    # What the scheduler starts is not the scheduler, though it inherits the name.
+    with (
+        subprocess.Popen(command, env=variables, start_new_session=True) as leader,
+        subprocess.Popen(command, env=variables) as task,
+    ):
+        try:
+            assert running(home, "scheduler").pid == leader.pid
+            assert running(home, "triggerer") is None
+            leader.kill()
+            leader.wait()
+            assert running(home, "scheduler") is None
+        finally:
+            leader.kill()
+            task.kill()
+
+
 def test_a_process_that_ignores_being_asked_is_killed(home):
     stubborn = (
         "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
@@ -112,6 +131,19 @@ def test_the_union_of_times_is_what_is_covered_second_by_second(intervals):
     start = datetime(2024, 1, 1, tzinfo=UTC)
     times = [(start + timedelta(seconds=at), start + timedelta(seconds=at + length)) for at, length in intervals]
     assert covered_seconds(times) == len({second for at, length in intervals for second in range(at, at + length)})
+
+
+def test_a_source_file_is_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.toml").write_text("")
+    assert params("mine.toml", "tiny", ["a.b=1"], ['arms=["din"]', "teacher=served"]) == {
+        "source": str(tmp_path / "mine.toml"),
+        "preset": "tiny",
+        "overrides": ["a.b=1"],
+        "arms": ["din"],
+        "teacher": "served",
+    }
+    assert params(None, None, None, None) == {}
 
 
 @pytest.mark.parametrize("text", ["", "2024-1-2", "20240102", "2024-02-30", "yesterday", "2024-01-02T00:00:00"])
