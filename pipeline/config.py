@@ -28,7 +28,7 @@ class Items:
     max_rejected_share: float = _free(0.2)
     """Above this share of rejected rows the stage fails instead of going on with what is left."""
     spark_partitions: int = _free(0)
-    """Partitions of shuffles; 0 lets Spark's adaptive execution decide."""
+    """Partitions that shuffles begin with; 0: by the bytes that are read (docs/spark.md)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ class Interactions:
     seed: int = 0
     """Of sampled negatives and of a split by user."""
     spark_partitions: int = _free(0)
-    """Partitions of shuffles; 0 lets Spark's adaptive execution decide."""
+    """Partitions that shuffles begin with; 0: by the bytes that are read (docs/spark.md)."""
 
 
 @dataclass(frozen=True, kw_only=True)
