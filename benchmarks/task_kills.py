@@ -40,6 +40,15 @@ class Victim:
     runner: psutil.Process
     started: list[psutil.Process]
 
+    @property
+    def name(self) -> str:
+        """DAG and task, as the command was told; Airflow's own number where it runs none yet."""
+        try:
+            dag, _, task, _ = self.started[0].environ()["MSD_RUN_ID"].split("/")
+            return f"{dag}.{task}"
+        except (IndexError, KeyError, ValueError, psutil.Error):
+            return title(self.worker)
+
 
 class Killer:
     """Kills a running task every now and then."""
@@ -68,7 +77,7 @@ class Killer:
             "tree": [victim.runner, *victim.started],
             "worker": [victim.worker],
         }[way]
-        killed = 0
+        name, killed = victim.name, 0
         for process in doomed:
             try:
                 process.kill()
@@ -77,7 +86,7 @@ class Killer:
                 continue
         if killed:
             self.done[way] += 1
-            print(f"{time.strftime('%H:%M:%S')} killed {way} of {title(victim.worker)}: {killed} processes", flush=True)
+            print(f"{time.strftime('%H:%M:%S')} killed the {way} of {name}: {killed} processes", flush=True)
         return bool(killed)
 
 
