@@ -1,12 +1,14 @@
 """A tiny world small enough for many jobs, and spark-submit on a machine where only the archive brings our code."""
 
 import concurrent.futures
+import shutil
 import subprocess
 import sys
 import sysconfig
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import pyspark
 from standalone_cluster import SMALL, environment
 
 from pipeline import tiny_world
@@ -88,10 +90,10 @@ class SmallWorld:
 
 
 class BareMachine:
-    """A virtual environment with the libraries and without the project, and the archive that brings it."""
+    """A virtual environment with the libraries and without the project, and the two archives a submit brings along."""
 
     def __init__(self, folder: Path) -> None:
-        """Makes both."""
+        """Makes them."""
         self.folder = folder
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "venv"], check=True)
         self.python = folder / "venv" / "bin" / "python"
@@ -99,16 +101,20 @@ class BareMachine:
         libraries = folder / "venv" / "lib" / f"python{sysconfig.get_python_version()}" / "site-packages"
         (libraries / "libraries.pth").write_text(sysconfig.get_paths()["purelib"])
         self.archive = write_package(folder / "package")
+        self.environment = shutil.make_archive(str(folder / "environment"), "gztar", folder / "venv")
 
     def submit(self, master: str, name: str, words: Sequence[str], confs: Mapping[str, str]) -> None:
         """Runs one job to its end; fails with what it said."""
-        told = [word for key, value in (SMALL | dict(confs)).items() for word in ("--conf", f"{key}={value}")]
-        command = [Path(sys.executable).parent / "spark-submit", "--master", master, "--py-files", self.archive, *told]
+        there = self.python if master.startswith("local") else "./environment/bin/python"
+        pythons = {"spark.pyspark.driver.python": str(self.python), "spark.pyspark.python": str(there)}
+        told = [word for pair in (SMALL | pythons | dict(confs)).items() for word in ("--conf", "=".join(pair))]
+        command = [Path(sys.executable).parent / "spark-submit", "--master", master, *told]
+        command += ["--py-files", self.archive, "--archives", f"{self.environment}#environment"]
         command += [self.archive.with_name(f"{name}.py"), *words]
-        python = {"PYSPARK_PYTHON": str(self.python), "PYSPARK_DRIVER_PYTHON": str(self.python)}
+        known = {key: value for key, value in environment().items() if key != "PYSPARK_PYTHON"}
         done = subprocess.run(
             command,
-            env=environment() | python,
+            env=known | {"SPARK_HOME": str(Path(pyspark.__file__).parent)},
             capture_output=True,
             text=True,
             cwd=self.folder,
