@@ -30,7 +30,7 @@ SPARK_OPTIONS = (
     " -Dspark.driver.memory=1500m -Dspark.ui.showConsoleProgress=false"
 )
 """Of a spark-submit with a local master: half the processor time, as spark_jobs.session has it for `msd run`."""
-HEARTBEAT_TIMEOUT_SECONDS = 30
+HEARTBEAT_TIMEOUT_SECONDS = 60
 """A task whose runner was killed is found after this long and tried again; Airflow's own 300 is for slow networks."""
 
 
