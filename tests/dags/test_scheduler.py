@@ -41,7 +41,7 @@ DAGS = Path(__file__).parents[2] / "dags"
 
 @pytest.fixture(scope="module")
 def laptop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
-    work = tmp_path_factory.mktemp("work, 100% ours")
+    work = tmp_path_factory.mktemp("work")
     lineage = {"type": "file", "log_file_path": str(work / "lineage" / "events.json"), "append": True}
     (work / "lineage").mkdir()
     with pytest.MonkeyPatch.context() as environment:
