@@ -73,6 +73,8 @@ def export_model(model: Any, tokenizer: Any, folder: Path, dtype: torch.dtype) -
         dtype: of the model that is given back.
     """
     shutil.rmtree(folder, ignore_errors=True)
+    # Training leaves it off in the process that trains: the same weights are the same files wherever that was.
+    model.config.use_cache = True
     with quiet_transformers():
         model.to(device="cpu", dtype=torch.bfloat16).save_pretrained(folder)
         _surround_texts(tokenizer)
