@@ -30,6 +30,8 @@ TERM_SECONDS = 15.0
 KILL_ROUNDS = 5
 BOOTSTRAP_SECONDS = 300.0
 LOG_LINES = 8
+_STARTED: list["subprocess.Popen[bytes]"] = []
+"""They are to outlive us; Python warns of such a process when the last name for it is gone."""
 
 
 @contextmanager
@@ -73,7 +75,7 @@ def start_missing(home: Home) -> list[str]:
     missing = [name for name in SERVICES if running(home, name) is None]
     for name in missing:
         with _log(home, name).open("w", encoding="utf-8") as log:
-            process = subprocess.Popen(
+            started = subprocess.Popen(
                 [sys.executable, "-m", "airflow", name, *SERVICES[name]],
                 env=environment(home) | {SERVICE: name},
                 cwd=home.folder,
@@ -82,7 +84,8 @@ def start_missing(home: Home) -> list[str]:
                 stderr=log,
                 start_new_session=True,
             )
-        _pid_file(home, name).write_text(f"{process.pid}\n", encoding="utf-8")
+        _STARTED.append(started)
+        _pid_file(home, name).write_text(f"{started.pid}\n", encoding="utf-8")
     return missing
 
 
