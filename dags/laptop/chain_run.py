@@ -71,7 +71,7 @@ def trigger(airflow: Airflow, key: str, params: Mapping[str, Any], chain: Sequen
     """
     key, asked = day(key).isoformat(), datetime.now(UTC)
     for run in airflow.runs(chain[0], key):
-        if run["state"] in ("queued", "running"):
+        if run["state"] not in FINAL:
             if run["conf"] != dict(params):
                 raise UsageError(
                     f"a run of {key} with other parameters is under way: {run['dag_run_id']}; wait for it, or mark"
@@ -109,6 +109,9 @@ def backfill(
     keys = [run["partition_key"] for run in airflow.post("/backfills/dry_run", body)["backfills"]]
     if keys != wanted:
         raise ServiceError(f"Airflow would backfill the keys {', '.join(keys) or 'none'}; wanted {', '.join(wanted)}")
+    for run in airflow.runs(chain[0]):
+        if run["partition_key"] in keys and run["state"] not in FINAL:
+            raise UsageError(f"a run of {run['partition_key']} is under way: {run['dag_run_id']}; wait for it")
     asked = datetime.now(UTC)
     airflow.post("/backfills", body)
     return keys, asked

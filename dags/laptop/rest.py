@@ -12,7 +12,8 @@ import httpx
 from pipeline.errors import ServiceError, UsageError
 
 TIMEOUT_SECONDS = 30.0
-MAX_RUNS = 100
+PAGE_ROWS = 100
+"""Airflow gives no more at once."""
 MAX_REASON = 400
 
 
@@ -47,19 +48,27 @@ class Airflow:
         return self._ask("PATCH", path, json=body, params=query)
 
     def runs(self, dag: str, key: str | None = None) -> list[dict[str, Any]]:
-        """The latest runs of a DAG, newest first; of one partition key where there is one."""
-        found = self.get(f"/dags/{dag}/dagRuns", order_by="-id", limit=MAX_RUNS)["dag_runs"]
+        """The runs of a DAG, newest first; of one partition key where there is one."""
+        found = self._pages(f"/dags/{dag}/dagRuns", "dag_runs", order_by="-id")
         return [run for run in found if key is None or run["partition_key"] == key]
 
     def tasks(self, dag: str, run: str) -> list[dict[str, Any]]:
         """The task instances of a run, mapped ones each by itself."""
-        return self.get(f"/dags/{dag}/dagRuns/{run}/taskInstances", limit=MAX_RUNS)["task_instances"]
+        return self._pages(f"/dags/{dag}/dagRuns/{run}/taskInstances", "task_instances")
 
     def log(self, dag: str, run: str, task: Mapping[str, Any]) -> list[str]:
         """The lines that the last try of a task wrote."""
         path = f"/dags/{dag}/dagRuns/{run}/taskInstances/{task['task_id']}/logs/{max(task['try_number'], 1)}"
         content = self.get(path, map_index=task["map_index"], full_content="true")["content"]
         return [line if isinstance(line, str) else str(line.get("event", "")) for line in content]
+
+    def _pages(self, path: str, name: str, **query: Any) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = []
+        while True:
+            page = self.get(path, limit=PAGE_ROWS, offset=len(found), **query)
+            found += page[name]
+            if not page[name] or len(found) >= page["total_entries"]:
+                return found
 
     def _ask(self, method: str, path: str, **arguments: Any) -> Any:
         answer = self._send(method, path, **arguments)

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import parse_qs
 
 import pytest
 
-from dags.laptop.chain_run import CHAIN, ChainRun, follow, trigger
+from dags.laptop.chain_run import CHAIN, ChainRun, backfill, follow, trigger
 from dags.laptop.overhead import seconds_between_tasks, wall_seconds
 from dags.laptop.rest import Airflow
 from dags.laptop.table import shown
@@ -41,7 +42,9 @@ class Handler(BaseHTTPRequestHandler):
         elif self.headers["Authorization"] not in self.server.tokens:
             self._answer(401, {"detail": "Invalid JWT token"})
         else:
-            self._answer(*self.server.answers[self.command, self.path.partition("?")[0].removeprefix("/api/v2")])
+            path, _, query = self.path.removeprefix("/api/v2").partition("?")
+            status, body = self.server.answers[self.command, path]
+            self._answer(status, body(parse_qs(query)) if callable(body) else body)
 
     def do_POST(self) -> None:
         self.server.posted.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
@@ -112,7 +115,7 @@ def test_a_day_under_way_is_followed_and_not_started_twice(server, airflow):
     queued_at = "2026-11-20T10:00:00Z"
     under_way = {"partition_key": KEY, "state": "running", "conf": {"source": "mine"}, "queued_at": queued_at}
     under_way["dag_run_id"] = "manual"
-    server.answers["GET", f"/dags/{CHAIN[0]}/dagRuns"] = (200, {"dag_runs": [under_way]})
+    server.answers["GET", f"/dags/{CHAIN[0]}/dagRuns"] = (200, {"dag_runs": [under_way], "total_entries": 1})
     assert trigger(airflow, KEY, {"source": "mine"}) == datetime.fromisoformat(queued_at)
     with pytest.raises(UsageError, match="other parameters"):
         trigger(airflow, KEY, {"source": "yours"})
@@ -121,6 +124,38 @@ def test_a_day_under_way_is_followed_and_not_started_twice(server, airflow):
     under_way["state"] = "success"
     trigger(airflow, KEY, {"source": "yours"})
     assert server.posted == [{"logical_date": None, "conf": {"source": "yours"}, "partition_key": KEY}]
+
+
+def test_long_lists_are_read_to_their_end(server, airflow):
+    tasks = [{"task_id": f"slice {number}"} for number in range(250)]
+
+    def page(query: dict[str, list[str]]) -> dict[str, Any]:
+        first, rows = int(query["offset"][0]), min(int(query["limit"][0]), 100)
+        return {"task_instances": tasks[first : first + rows], "total_entries": len(tasks)}
+
+    server.answers["GET", "/dags/embedding/dagRuns/one/taskInstances"] = (200, page)
+    assert airflow.tasks("embedding", "one") == tasks
+
+
+def test_a_backfill_waits_for_no_run_of_its_days(server, airflow):
+    head = f"/dags/{CHAIN[0]}/dagRuns"
+    days = ["2024-01-01", "2024-01-02", "2024-01-03"]
+    server.answers["POST", "/backfills/dry_run"] = (200, {"backfills": [{"partition_key": day} for day in days]})
+    server.answers["GET", head] = (200, {"dag_runs": [run_of("2024-01-02", "queued")], "total_entries": 1})
+    with pytest.raises(UsageError, match="2024-01-02 is under way"):
+        backfill(airflow, days[0], days[-1], {})
+    with pytest.raises(UsageError, match="from the earlier day"):
+        backfill(airflow, days[-1], days[0], {})
+    with pytest.raises(ServiceError, match="wanted 2024-01-01, 2024-01-02"):
+        backfill(airflow, days[0], days[1], {})
+    server.answers["GET", head] = (200, {"dag_runs": [run_of("2024-01-02", "failed")], "total_entries": 1})
+    server.answers["POST", "/backfills"] = (200, {"id": 1})
+    assert backfill(airflow, days[0], days[-1], {"source": "mine"})[0] == days
+    assert server.posted[-1]["dag_run_conf"] == {"source": "mine"}
+
+
+def run_of(key: str, state: str) -> dict[str, Any]:
+    return {"partition_key": key, "state": state, "dag_run_id": f"manual {key}"}
 
 
 class Scripted:
