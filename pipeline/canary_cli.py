@@ -9,6 +9,7 @@ import typer
 
 from pipeline import canary, metrics
 from pipeline.call import DateOption, DebugOption, PresetOption, SetOption, SourceOption, WorkOption, plan_of
+from pipeline.checks import broken, joined, lines
 from pipeline.errors import StageError, UsageError
 from pipeline.partitions import opened_days
 from pipeline.storage import Workspace
@@ -83,13 +84,11 @@ def examine(
     if json_:
         typer.echo(json.dumps(found))
     else:
-        for check in found["checks"]:
-            typer.echo(f"{'ok' if check['passed'] else 'FAILED':8}{check['name']}: {check['told']}")
-    broken = {check["name"]: check["told"] for check in found["checks"] if not check["passed"]}
-    if broken:
-        told = "; ".join(f"{name}: {sentence}" for name, sentence in broken.items())
-        repairs = "; ".join(repair for repair, names in REPAIRS.items() if not broken.keys().isdisjoint(names))
-        raise StageError(f"the active generation {found['generation']} is out of bounds: {told}; {repairs}")
+        for line in lines(found["checks"]):
+            typer.echo(line)
+    if failed := broken(found["checks"]):
+        repairs = "; ".join(repair for repair, names in REPAIRS.items() if not failed.keys().isdisjoint(names))
+        raise StageError(f"the active generation {found['generation']} is out of bounds: {joined(failed)}; {repairs}")
 
 
 def day_meant(work: Path, source: str | None, date: str | None) -> str | None:

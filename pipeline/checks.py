@@ -1,6 +1,6 @@
 """One thing that was looked at and judged, of a gate or of a canary, and the sentence a person reads of it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -37,11 +37,16 @@ def at_most(name: str, what: str, figure: float, bound: float, **facts: Any) -> 
     return Check(name=name, passed=figure <= bound, told=told, figure=figure, bound=bound, facts=facts)
 
 
-def lines(checks: Sequence[Check]) -> list[str]:
-    """One line a check, for people."""
-    return [f"{'ok    ' if check.passed else 'FAILED'}  {check.name}: {check.told}" for check in checks]
+def lines(checks: Sequence[Mapping[str, Any]]) -> list[str]:
+    """One line a check as verdicts hold them, for people."""
+    return [f"{'ok' if check['passed'] else 'FAILED':8}{check['name']}: {check['told']}" for check in checks]
 
 
-def failed(checks: Sequence[Check]) -> list[Check]:
-    """Those that did not pass."""
-    return [check for check in checks if not check.passed]
+def broken(checks: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Name and sentence of those that did not pass."""
+    return {check["name"]: check["told"] for check in checks if not check["passed"]}
+
+
+def joined(told: Mapping[str, str]) -> str:
+    """What `broken` found, as part of a message."""
+    return "; ".join(f"{name}: {sentence}" for name, sentence in told.items())

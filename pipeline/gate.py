@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import runner
-from pipeline.checks import Check, at_least
+from pipeline.checks import Check, at_least, broken, joined
 from pipeline.errors import StageError
 from pipeline.job import Job, load
 from pipeline.runner import Plan
@@ -86,9 +86,9 @@ def latest_verdict(work: Path, generation: str) -> dict[str, Any] | None:
     return max(of_it, key=lambda verdict: str(verdict["judged_at"])) if of_it else None
 
 
-def reasons(verdict: Mapping[str, Any]) -> list[str]:
+def reasons(verdict: Mapping[str, Any]) -> str:
     """Why a gate is closed."""
-    return [f"{check['name']}: {check['told']}" for check in verdict["checks"] if not check["passed"]]
+    return joined(broken(verdict["checks"]))
 
 
 def figures(verdict: Mapping[str, Any]) -> dict[str, float | None]:
@@ -108,7 +108,7 @@ def check_open(work: Path, generation: str) -> None:
     if verdict is not None and not verdict["is_open"]:
         call = f" --date {verdict['date']}" if verdict["date"] else ""
         raise StageError(
-            f"the gate is closed for the generation {generation}: {'; '.join(reasons(verdict))}; readers stay where"
+            f"the gate is closed for the generation {generation}: {reasons(verdict)}; readers stay where"
             f" they are; judge it again: msd gate{call}; or add --despite-gate"
         )
 

@@ -8,6 +8,7 @@ import typer
 
 from pipeline import gate, metrics
 from pipeline.call import DateOption, DebugOption, PresetOption, SetOption, SourceOption, WorkOption, plan_of
+from pipeline.checks import lines
 from pipeline.errors import StageError, UsageError
 
 MIN_F1 = 0.1
@@ -45,7 +46,7 @@ def judge(
     _print(verdict, as_json=json_)
     if not verdict["is_open"]:
         raise StageError(
-            f"the gate is closed for the generation {verdict['generation']}: {'; '.join(gate.reasons(verdict))};"
+            f"the gate is closed for the generation {verdict['generation']}: {gate.reasons(verdict)};"
             " readers stay where they are"
         )
 
@@ -54,7 +55,7 @@ def _print(verdict: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(verdict))
         return
-    for check in verdict["checks"]:
-        typer.echo(f"{'ok' if check['passed'] else 'FAILED':8}{check['name']}: {check['told']}")
+    for line in lines(verdict["checks"]):
+        typer.echo(line)
     if verdict["is_open"]:
         typer.echo(f"the gate is open for the generation {verdict['generation']}")
