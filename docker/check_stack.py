@@ -49,31 +49,42 @@ def bring_up(stack: Stack) -> None:
 
 
 def use(stack: Stack) -> None:
-    """The login, the cluster's secret, and the first tasks of a day."""
+    """The cluster's secret, the login, and the first tasks of a day."""
+    use_spark(stack)
     from airflow_use import check_login, run_first_tasks
 
     url = f"http://127.0.0.1:{stack.port('airflow-api')}"
     token = check_login(url, (stack.folder / "secrets/AIRFLOW_PASSWORD").read_text(encoding="utf-8"))
     sys.stdout.write("login: refused without the password, granted with it\n")
-    job = [
-        str(Path(sys.executable).with_name("spark-submit")), "--master", f"spark://127.0.0.1:{stack.port('spark-master')}",
-        "--conf", "spark.executor.memory=1g", str(HERE.parent / "spark_jobs/items.py"),
-        "--source", "tiny-world", "--preset", "tiny-world", "--work", str(stack.folder / "by-hand"),
-    ]  # fmt: skip
-    said = stack.environment("scheduler-cpu")
-    stranger = {key: value for key, value in said.items() if key != "SPARK_CONF_DIR"}
-    refused = subprocess.run(job, env=stranger, cwd=stack.folder, capture_output=True, timeout=180, check=False)
-    if refused.returncode == 0:
-        sys.exit("the Spark cluster ran a job of somebody who does not know its secret")
-    sys.stdout.write("spark: a job without the secret is refused\n")
-    done = subprocess.run(job, env=said, cwd=stack.folder, capture_output=True, text=True, timeout=300, check=False)
-    if done.returncode != 0:
-        sys.exit(f"a job that knows the secret fails:\n{done.stderr[-3000:]}")
-    sys.stdout.write("spark: a job with the secret has made its table\n")
     for task, state, seconds in run_first_tasks(url, token, DAY, ("open", "items")):
         sys.stdout.write(f"task {task}: {state} ({seconds:.0f} s)\n")
         if state != "success":
             sys.exit(f"the task {task} of {DAY} ended as {state}")
+
+
+def use_spark(stack: Stack) -> None:
+    """A job of somebody who does not know the cluster's secret, and one of somebody who does."""
+    submit = [str(Path(sys.executable).with_name("spark-submit")), "--conf", "spark.executor.memory=512m"]
+    job = [str(HERE.parent / "spark_jobs/items.py"), "--source", "tiny-world", "--preset", "tiny-world"]
+    call = [
+        *submit,
+        "--master",
+        f"spark://127.0.0.1:{stack.port('spark-master')}",
+        *job,
+        "--work",
+        str(stack.folder / "w"),
+    ]
+    said = stack.environment("scheduler-cpu")
+    stack.hand_over_secrets("scheduler-cpu")
+    stranger = {key: value for key, value in said.items() if key != "SPARK_CONF_DIR"}
+    refused = subprocess.run(call, env=stranger, cwd=stack.folder, capture_output=True, timeout=240, check=False)
+    if refused.returncode == 0:
+        sys.exit("the Spark cluster ran a job of somebody who does not know its secret")
+    sys.stdout.write("spark: a job without the secret is refused\n")
+    done = subprocess.run(call, env=said, cwd=stack.folder, capture_output=True, text=True, timeout=240, check=False)
+    if done.returncode != 0:
+        sys.exit(f"a job that knows the secret fails:\n{done.stderr[-3000:]}")
+    sys.stdout.write("spark: a job with the secret has made its table\n")
 
 
 def _start(stack: Stack, name: str, command: list[str], said: dict[str, str]) -> None:
@@ -187,6 +198,9 @@ def _stack() -> Iterator[Stack]:
     new_secrets.write(folder / "secrets")
     for name in ("work", "cache", "scratch", "metrics", "home/msd", "var/lib/airflow", "var/log/airflow"):
         (folder / name).mkdir(parents=True)
+    (folder / "opt").mkdir()
+    (folder / "opt/dags").symlink_to(HERE.parent / "dags")
+    (folder / "opt/msd").symlink_to(sys.prefix)
     said = {"MSD_SECRETS": str(folder / "secrets"), "MSD_SOURCE": "tiny-world", "MSD_PRESET": "tiny-world"}
     stack = Stack(
         folder=folder, services=config(HERE / "compose.yaml", {**said, "MSD_SPARK_MEMORY": "1g"}, "cpu")["services"]

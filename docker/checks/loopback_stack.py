@@ -43,10 +43,6 @@ class Stack:
         )
         text = text.replace("http://127.0.0.1:8974", f"http://127.0.0.1:{self.port('health')}")
         text = text.replace("http://127.0.0.1:8080", f"http://127.0.0.1:{self.port('airflow-api')}")
-        text = text.replace("/opt/msd/lib/python3.11/site-packages/spark_jobs", str(HERE.parent / "spark_jobs"))
-        text = text.replace("/opt/msd/bin", str(Path(sys.executable).parent)).replace(
-            "/opt/dags", str(HERE.parent / "dags")
-        )
         return INSIDE.sub(
             lambda match: f"{self.folder / service if match[1].startswith('run') else self.folder}/{match[1]}", text
         )
@@ -69,6 +65,7 @@ class Stack:
             "PYSPARK_PYTHON": sys.executable,
             "PYSPARK_DRIVER_PYTHON": sys.executable,
             "PYTHONPATH": str(HERE.parent),
+            "MSD_SPARK_JOBS": str(HERE.parent / "spark_jobs"),
             "AIRFLOW_HOME": str(self.folder / service / "airflow"),
             "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_SERVER_HOST": "127.0.0.1",
             "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_SERVER_PORT": str(self.port("health")),
