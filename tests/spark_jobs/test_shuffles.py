@@ -5,6 +5,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
+from pyspark.sql import functions as F
 
 from pipeline.config import Histories, Items
 from pipeline.runner import make_job
@@ -81,13 +82,16 @@ def test_a_busy_users_history_is_dealt_to_many_tasks(spark, tmp_path):
     spark.conf.set("spark.sql.adaptive.enabled", "false")
     try:
         made = histories.make(spark.createDataFrame(rows, columns), Histories(), source)
-        tasks = made.rows.rdd.mapPartitions(lambda part: [Counter(row.user_id for row in part)]).collect()
+        rows = made.rows.select("user_id", "snapshot_at", F.spark_partition_id().alias("task")).collect()
+        plan = made.rows._jdf.queryExecution().executedPlan().toString()
     finally:
         for key, value in before.items():
             spark.conf.set(key, value)
-    total = sum(sum(task.values()) for task in tasks)
-    assert sum(task["busy"] > 0 for task in tasks) >= 3
-    assert max(sum(task.values()) for task in tasks) < total / 4
+    assert rows == sorted(rows), "the rows are not placed in the order of the dataset"
+    assert (plan.count("Exchange hashpartitioning"), plan.count("Exchange rangepartitioning")) == (1, 1)
+    tasks = Counter(row.task for row in rows)
+    assert len({row.task for row in rows if row.user_id == "busy"}) >= 3
+    assert max(tasks.values()) < len(rows) / 4
 
 
 def listed(histories):
