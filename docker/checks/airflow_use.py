@@ -33,7 +33,7 @@ def run_first_tasks(url: str, token: str, day: str, tasks: Sequence[str]) -> Ite
                 raise SystemExit(f"Airflow does not know {DAG}: {client.get('/importErrors').text[:2000]}")
             time.sleep(1)
         client.patch(f"/dags/{DAG}", json={"is_paused": False}).raise_for_status()
-        call = {"logical_date": None, "conf": {}, "partition_key": day}
+        call: dict[str, object] = {"logical_date": None, "conf": {}, "partition_key": day}
         started = client.post(f"/dags/{DAG}/dagRuns", json=call)
         started.raise_for_status()
         run = started.json()["dag_run_id"]
