@@ -35,7 +35,15 @@ from dags.laptop.home import Home
 from dags.laptop.rest import Airflow
 from dags.laptop.services import members
 
-pytestmark = [pytest.mark.airflow, pytest.mark.spark, pytest.mark.redis, pytest.mark.feast, pytest.mark.slow]
+pytestmark = [
+    pytest.mark.airflow,
+    pytest.mark.spark,
+    pytest.mark.redis,
+    pytest.mark.feast,
+    pytest.mark.slow,
+    # The first test waits for both days: a hundred processes, one after the other.
+    pytest.mark.timeout(1800),
+]
 DAGS = Path(__file__).parents[2] / "dags"
 
 
