@@ -1,6 +1,5 @@
 """Row-wise stages on a cluster of two executor processes: the same bytes, and nothing made twice when one dies."""
 
-import json
 import os
 import subprocess
 import sys
@@ -20,7 +19,6 @@ from pipeline.storage import Outcome, Workspace, commit, write_shard
 pytestmark = [pytest.mark.spark, pytest.mark.slow]
 
 NUM_PROMPTS = 31
-RUN_ID = "teacher_generation/2024-01-10"
 TOML = '[items]\npath = "items.csv"\n[events]\npath = "events.csv"\n'
 
 MAKERS = '''
@@ -136,8 +134,6 @@ def run_on(master, root, maker):
         "PYSPARK_PYTHON": sys.executable,
         "PYTHONPATH": str(root),
         "SPARK_WORKER_DIR": str(root / "workers"),
-        "MSD_LOG": "json",
-        "MSD_RUN_ID": RUN_ID,
     }
     command = [sys.executable, "-c", ON_THE_CLUSTER, Path(__file__).parent, root, maker]
     return subprocess.run(command, env=environment, capture_output=True, text=True, cwd=root, timeout=300, check=False)
@@ -157,11 +153,6 @@ def test_executors_that_die_cost_nothing_that_was_made_and_the_bytes_are_those_o
     assert there.manifest["rows_ok"] == NUM_PROMPTS
     store = root / "work" / "content_store" / "teacher_outputs"
     assert not list((store / "inbox").iterdir())
-    said = [line for log in root.glob("workers/*/*/stderr") for line in log.read_text().splitlines()]
-    written = [line for line in map(json.loads, (line for line in said if line.startswith("{"))) if "shard" in line]
-    assert {line["shard"] for line in written} == set(range(11)), "each shard is said by the executor that wrote it"
-    facts = {"run": RUN_ID, "stage": "teacher_outputs", "fingerprint": there.fingerprint, "level": "info"}
-    assert all(facts.items() <= line.items() and line["worker"].startswith("task ") for line in written)
 
 
 def test_what_a_maker_cannot_do_is_its_own_sentence(root):
