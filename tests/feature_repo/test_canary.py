@@ -7,13 +7,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from feature_repo.definitions import ITEM_VECTORS, USER_HISTORIES, USER_VECTORS
 from feature_repo.feast_format import field_name, redis_keys, time_field
 from feature_repo.generations import Generations
 from feature_repo.online_canary import Look, look
-from feature_repo.pointer import Pointer, pointer_key
+from feature_repo.pointer import Pointer, basis_key, pointer_key
 from feature_repo.publish_command import write_anew
 from feature_repo.redis_address import connect
 from feature_repo.redis_server import running_redis
@@ -247,3 +249,23 @@ def test_nothing_active_and_files_that_are_gone_name_the_command(online: Any, tm
     with pytest.raises(StageError, match="another work folder"):
         examined(online)
     keep(world.home, known, active)
+
+
+def test_items_that_came_since_the_generation_was_made_lower_its_coverage(online: Any, tmp_path: Path):
+    ids = [f"i{number:03d}" for number in range(50)] + ["i000"]
+    pq.write_table(pa.table({"item_id": ids}), tmp_path / "part-00000.parquet")
+    seen = look(online[0].workspace.root, Look(rows=5, seed=0, scans=False, catalogue=tmp_path))
+    assert seen.coverage == {"items": 50, "items_with_vector": 40, "users": 12, "users_with_vector": 12}
+
+
+def test_another_basis_in_redis_is_found(online: Any):
+    key, client = basis_key("msd", GENERATION), online[1]
+    kept = client.get(key)
+    client.set(key, b"other")
+    checks = examined(online)
+    if kept is None:
+        client.delete(key)
+    else:
+        client.set(key, kept)
+    assert "the codec's basis in Redis is another one" in checks["pointer"]["told"]
+    assert broken(online) == set()
