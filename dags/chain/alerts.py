@@ -30,10 +30,10 @@ def tell_failure(context: Any) -> None:
 
 
 async def tell_late(context: Any = None, **facts: Any) -> None:
-    """Says that a DAG run has not ended by its deadline; runs in the triggerer."""
+    """Says that a DAG run has not succeeded by its deadline, failed ones too; runs in the triggerer."""
     run = (context or {}).get("dag_run") or {}
     date = run.get("partition_key")
-    line = {"event": "deadline_missed", **facts, "run": run.get("dag_run_id"), "date": date}
+    line = {"event": "deadline_missed", **facts, "run": run.get("dag_run_id"), "state": run.get("state"), "date": date}
     if date:
         line["next"] = shlex.join(["msd", "list", f"--date={date}", f"--work={facts.get('work', 'work')}"])
     LOG.error("%s", json.dumps(line, ensure_ascii=False))

@@ -78,6 +78,7 @@ def build_calls(flow: Flow, calls: Sequence[Callable[[Tasks], Task]]) -> DAG:
 
 def declared(flow: Flow, where: Deployment, params: dict[str, Param]) -> DAG:
     """The DAG without tasks: its schedule, its limits, and what is said when it fails or is late."""
+    hours = flow.deadline_hours * where.time_factor
     return DAG(
         dag_id=flow.name,
         schedule=flow.schedule,
@@ -101,10 +102,8 @@ def declared(flow: Flow, where: Deployment, params: dict[str, Param]) -> DAG:
         deadline=DeadlineAlert(
             name=f"{flow.name} is late",
             reference=DeadlineReference.DAGRUN_QUEUED_AT,
-            interval=timedelta(hours=flow.deadline_hours * where.time_factor),
-            callback=AsyncCallback(
-                tell_late, kwargs={"dag": flow.name, "hours": flow.deadline_hours, "work": where.work}
-            ),
+            interval=timedelta(hours=hours),
+            callback=AsyncCallback(tell_late, kwargs={"dag": flow.name, "hours": hours, "work": where.work}),
         ),
     )
 
