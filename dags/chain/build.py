@@ -8,7 +8,7 @@ to the next DAG.
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from airflow.sdk import DAG, Asset, Param, chain
@@ -26,6 +26,7 @@ from pipeline.stages import BY_NAME
 KEY = "{{ partition_key }}"
 """The day of a run of the chain; `None` where there is none, which is no day."""
 BY_HAND_KEY = "{{ params.date }}"
+LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 MAX_PAUSE = timedelta(minutes=10)
 
 
@@ -84,6 +85,9 @@ def declared(flow: Flow, where: Deployment, params: dict[str, Param]) -> DAG:
         schedule=flow.schedule,
         # And no start_date: one in the past would start the last day it missed as soon as the DAG is switched on.
         catchup=False,
+        # After a backfill Airflow would also start the newest day it has no run of. Where days only begin when asked,
+        # no scheduled one is early enough; a run with a partition key has no time that this could be held against.
+        end_date=None if where.is_daily else LONG_AGO,
         # Days are separate datasets, but one machine's memory and the readers' pointer are not: keys go one by one.
         max_active_runs=1,
         doc_md=flow.document,

@@ -14,6 +14,7 @@ They are facts of a deployment, the same for every run of it; what may differ fr
 | `MSD_SOURCE`, `MSD_PRESET`, `MSD_REFRESH_DAYS` | what a scheduled day is opened with (movielens-100k, small, 1) |
 | `MSD_RETRIES`, `MSD_RETRY_SECONDS` | how often a task is tried again, and the first pause, which doubles (3, 30) |
 | `MSD_TIME_FACTOR` | what every time limit and deadline is multiplied by (1.0) |
+| `MSD_DAILY` | `yes`: days begin by themselves; `no`: only when asked, by hand or as a backfill (`yes`) |
 | `MSD_OWNER` | whom Airflow names as the owner of the tasks (`ctr-platform`) |
 """
 
@@ -54,6 +55,7 @@ class Deployment:
     retries: int
     retry_seconds: float
     time_factor: float
+    is_daily: bool
     owner: str
 
 
@@ -81,6 +83,7 @@ def read_deployment(variables: Mapping[str, str]) -> Deployment:
         retries=_whole(variables, "MSD_RETRIES", 3, 0),
         retry_seconds=_number(variables, "MSD_RETRY_SECONDS", 30),
         time_factor=_number(variables, "MSD_TIME_FACTOR", 1),
+        is_daily=_yes(variables, "MSD_DAILY", "yes"),
         owner=variables.get("MSD_OWNER") or "ctr-platform",
     )
 
@@ -111,6 +114,13 @@ def _packed_beside(jobs: str) -> str | None:
     """The archive that `python -m spark_jobs.package` puts beside the job files."""
     packed = Path(jobs) / "msd.zip"
     return str(packed) if packed.is_file() else None
+
+
+def _yes(variables: Mapping[str, str], name: str, default: str) -> bool:
+    text = variables.get(name) or default
+    if text not in ("yes", "no"):
+        raise ConfigError(f"{name}={text}: yes or no is wanted")
+    return text == "yes"
 
 
 def _whole(variables: Mapping[str, str], name: str, default: int, at_least: int) -> int:

@@ -111,6 +111,8 @@ def environment(home: Home) -> dict[str, str]:
     spark = {} if "MSD_SPARK_MASTER" in kept else {"SPARK_SUBMIT_OPTS": SPARK_OPTIONS}
     return {
         **spark,
+        # A laptop makes the days it is asked for; nobody expects it to start one of its own at night.
+        "MSD_DAILY": "no",
         **kept,
         **lineage,
         "AIRFLOW_HOME": str(home.folder),
