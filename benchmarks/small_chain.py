@@ -26,7 +26,7 @@ OVERRIDES = (
     "tuned_student.max_steps=10",
     "ctr_model.seeds=[1]",
     "ctr_model.max_epochs=1",
-    "report.bootstrap_rounds=20",
+    "report.bootstrap_rounds=40",
 )
 PARAMS: Mapping[str, Any] = {"source": SOURCE, "preset": SOURCE, "overrides": list(OVERRIDES)}
 ENVIRONMENT = {

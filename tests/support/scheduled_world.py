@@ -26,7 +26,7 @@ OVERRIDES = (
     "tuned_student.max_steps=10",
     "ctr_model.seeds=[1]",
     "ctr_model.max_epochs=1",
-    "report.bootstrap_rounds=20",
+    "report.bootstrap_rounds=40",
 )
 PARAMS = {"source": "tiny-world", "preset": "tiny-world", "overrides": list(OVERRIDES), "refresh_days": 2}
 """The second day goes on with the first one's teacher and student."""
