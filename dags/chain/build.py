@@ -27,7 +27,8 @@ KEY = "{{ partition_key }}"
 """The day of a run of the chain; `None` where there is none, which is no day."""
 BY_HAND_KEY = "{{ params.date }}"
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
-MAX_PAUSE = timedelta(minutes=10)
+MOST_PAUSES = 20
+"""The pause between two tries doubles up to so many times the first one: ten minutes by default."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +101,7 @@ def declared(flow: Flow, where: Deployment, params: dict[str, Param]) -> DAG:
             "retries": where.retries,
             "retry_delay": timedelta(seconds=where.retry_seconds),
             "retry_exponential_backoff": 2.0,
-            "max_retry_delay": MAX_PAUSE,
+            "max_retry_delay": timedelta(seconds=MOST_PAUSES * where.retry_seconds),
             "on_failure_callback": tell_failure,
         },
         deadline=DeadlineAlert(
