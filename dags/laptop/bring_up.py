@@ -8,7 +8,17 @@ from pathlib import Path
 
 from dags.laptop.home import Home, find_home, folder_of, make_home
 from dags.laptop.rest import Airflow
-from dags.laptop.services import SERVICES, bootstrap, check_alive, held, running, start_missing, stop_all
+from dags.laptop.services import (
+    SERVICES,
+    PortTaken,
+    bootstrap,
+    check_alive,
+    held,
+    listens,
+    running,
+    start_missing,
+    stop_all,
+)
 from pipeline.errors import ServiceError, UsageError
 from pipeline.progress import note
 from pipeline.storage import write_atomically
@@ -42,10 +52,15 @@ def bring_up(work: Path, dags: Path, port: int | None = None) -> Home:
         else:
             home = make_home(work, dags, port)
             _bootstrap_once(home)
-        started = start_missing(home)
-        if started:
-            note(f"starting {', '.join(started)} (half a minute); logs: {home.folder}")
-        _wait_healthy(home)
+        try:
+            _start(home)
+        except PortTaken:
+            if port is not None:
+                raise
+            note(f"another program took port {home.port} meanwhile; trying another one")
+            stop_all(home)
+            home = make_home(work, dags, None)
+            _start(home)
     return home
 
 
@@ -86,6 +101,13 @@ def wait_for_dags(home: Home, wanted: Collection[str]) -> None:
             airflow.patch(f"/dags/{name}", {"is_paused": False})
 
 
+def _start(home: Home) -> None:
+    started = start_missing(home)
+    if started:
+        note(f"starting {', '.join(started)} (half a minute); logs: {home.folder}")
+    _wait_healthy(home)
+
+
 def _check_same(home: Home, dags: Path, port: int | None) -> None:
     wanted, runs = (str(dags.resolve()), port or home.port), (str(home.dags), home.port)
     if wanted != runs:
@@ -108,10 +130,10 @@ def _wait_healthy(home: Home) -> None:
     airflow = Airflow(home.url)
     deadline = time.monotonic() + START_SECONDS
     while True:
-        well = airflow.healthy()
-        if all(well.get(part) for part in PARTS):
-            return
         check_alive(home)
+        well = airflow.healthy()
+        if all(well.get(part) for part in PARTS) and listens(home):
+            return
         if time.monotonic() > deadline:
             ill = ", ".join(part for part in PARTS if not well.get(part))
             raise ServiceError(f"not well after {START_SECONDS:.0f} s: {ill}; the logs: {home.folder}/*.log")

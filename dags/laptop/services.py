@@ -98,12 +98,30 @@ def running(home: Home, name: str) -> psutil.Process | None:
     return process if _is_ours(process, home) else _unrecorded(home, name)
 
 
+class PortTaken(ServiceError):
+    """Another program was quicker to take the port that was free a moment ago."""
+
+
 def check_alive(home: Home) -> None:
     """Raises a ServiceError with the last lines of its log where one of the four has ended."""
     for name in SERVICES:
         if running(home, name) is None:
             log = _log(home, name)
-            raise ServiceError(f"airflow {name} has ended: {last_lines(log)}\nthe whole log: {log}")
+            said = last_lines(log)
+            kind = PortTaken if "address already in use" in said else ServiceError
+            raise kind(f"airflow {name} has ended: {said}\nthe whole log: {log}")
+
+
+def listens(home: Home) -> bool:
+    """Whether it is this Airflow that is reached at its address, and not another one."""
+    for process in members(home):
+        try:
+            found = process.net_connections(kind="tcp")
+        except psutil.Error:
+            continue
+        if any(each.status == psutil.CONN_LISTEN and each.laddr.port == home.port for each in found):
+            return True
+    return False
 
 
 def stop_all(home: Home, term_seconds: float = TERM_SECONDS) -> int:

@@ -6,6 +6,7 @@ import socket
 import stat
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from dags.laptop.chain_run import CHAIN, ChainRun, Hop, day
 from dags.laptop.cli import main, params
 from dags.laptop.home import MARK, Home, environment, find_home, make_home
 from dags.laptop.overhead import covered_seconds
-from dags.laptop.services import SERVICE, members, running, stop_all
+from dags.laptop.services import SERVICE, SERVICES, PortTaken, check_alive, listens, members, running, stop_all
 from pipeline.errors import UsageError
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
@@ -40,6 +41,11 @@ def settings(home: Home) -> configparser.ConfigParser:
     read = configparser.ConfigParser()
     read.read(home.folder / "airflow.cfg", encoding="utf-8")
     return read
+
+
+def is_reached(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def test_secrets_are_the_owners_and_stay_the_same(home, dags):
@@ -72,6 +78,29 @@ def test_a_port_in_use_is_another_programs(tmp_path, dags):
         port = taken.getsockname()[1]
         with pytest.raises(UsageError, match="in use"):
             make_home(tmp_path / "work", dags, port)
+
+
+def test_another_program_at_the_address_is_not_taken_for_this_airflow(home):
+    serve = "import socket, sys, time; s = socket.create_server(('127.0.0.1', int(sys.argv[1]))); time.sleep(60)"
+    command = [sys.executable, "-c", serve, str(home.port)]
+    for variables, is_ours in ((os.environ, False), (environment(home), True)):
+        process = subprocess.Popen(command, env=variables)
+        try:
+            end = time.monotonic() + 30
+            while not is_reached(home.port):
+                assert time.monotonic() < end, "nobody listens"
+                time.sleep(0.05)
+            assert listens(home) is is_ours
+        finally:
+            process.kill()
+            process.wait()
+
+
+def test_a_port_that_somebody_else_was_quicker_to_take_is_told_apart(home):
+    for name in SERVICES:
+        (home.folder / f"{name}.log").write_text("error while attempting to bind: address already in use\n")
+    with pytest.raises(PortTaken, match="has ended"):
+        check_alive(home)
 
 
 def test_only_what_carries_the_mark_is_ended(home):
