@@ -5,8 +5,9 @@ nobody disturbed.
 
 The undisturbed run is one command in a work folder of its own. The chain then runs through a real scheduler, and at
 random moments a random running task loses, at random: its command alone; its runner (Airflow's task process) alone; or
-runner, command and all they started. Only what is killed is counted; where the chain ends before there are enough, it
-goes on with the next date. Shown: each kill, what became of the chain, and the share of kills survived.
+runner, command and all they started; no task more than twice. Only what is killed is counted; where the chain ends
+before there are enough, it goes on with the next date. Shown: each kill, what became of the chain, and the share of
+kills survived.
 
 `--workers` kills the executor's workers too, of which the scheduler learns by a missing heartbeat. That is no task
 process, and not all of it is survived: a worker of LocalExecutor that dies while it reads the common queue leaves it
@@ -32,6 +33,8 @@ from dags.laptop.services import members
 
 WAYS = {"command": 6, "runner": 6, "tree": 6}
 """How often each is drawn."""
+MOST_OF_A_TASK = 2
+"""Else a task that takes longer than the pause between two kills would have them all."""
 WORKER_WAYS = {**WAYS, "worker": 2}
 WORKER_TITLE = "airflow worker -- LocalExecutor: "
 VARIABLES = {"MSD_RETRIES": "30", "MSD_RETRY_SECONDS": "1"}
@@ -62,6 +65,7 @@ class Killer:
         self.left: int = options.kills
         self._ways = WORKER_WAYS if options.workers else WAYS
         self.done: Counter[str] = Counter()
+        self._of_task: Counter[str] = Counter()
         self._home = home
         self._random = random.Random(options.seed)
         self._pause_seconds = options.pause_seconds
@@ -71,7 +75,7 @@ class Killer:
         """Called by whoever follows the chain, about once a second."""
         if not self.left or time.monotonic() < self._next:
             return
-        victims = running_tasks(self._home)
+        victims = [victim for victim in running_tasks(self._home) if self._of_task[victim.name] < MOST_OF_A_TASK]
         [way] = self._random.choices(list(self._ways), list(self._ways.values()))
         if victims and self._kill(self._random.choice(victims), way):
             self.left -= 1
@@ -93,6 +97,7 @@ class Killer:
                 continue
         if killed:
             self.done[way] += 1
+            self._of_task[name] += 1
             print(f"{time.strftime('%H:%M:%S')} killed the {way} of {name}: {killed} processes", flush=True)
         return bool(killed)
 
