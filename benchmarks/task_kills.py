@@ -50,12 +50,12 @@ class Victim:
 
     @property
     def name(self) -> str:
-        """DAG and task, as the command was told; Airflow's own number where it runs none yet."""
+        """DAG and task, as the command was told."""
         try:
             dag, _, task, _ = self.started[0].environ()["MSD_RUN_ID"].split("/")
             return f"{dag}.{task}"
         except (IndexError, KeyError, ValueError, psutil.Error):
-            return title(self.worker)
+            return "a task that had not begun its command"
 
 
 class Killer:
