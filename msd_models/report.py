@@ -24,11 +24,9 @@ from msd_models.scores import ScoredRows, read_scores
 from msd_models.slices import cold_items, exposure_buckets, slices
 from msd_models.verdict import judge, sentences
 from pipeline.config import Report
-from pipeline.errors import ConfigError, StageError
+from pipeline.errors import StageError
 from pipeline.storage import Dataset, Outcome, write_atomically
 
-MIN_ROUNDS = 40
-"""With fewer resamples the 2.5th percentile is no resample at all."""
 SHOWN_TEXT = 400
 """Characters of an item's text in the report."""
 DISTILLATION_FACTS = (
@@ -75,13 +73,8 @@ def write_report(config: Report, folder: Path, **datasets: Dataset) -> Outcome:
         datasets: every dataset of `pipeline.stages.REPORTED`, committed.
 
     Raises:
-        ConfigError: too few bootstrap rounds.
         StageError: the scores cannot be compared; see `scores.read_scores`.
     """
-    if config.bootstrap_rounds < MIN_ROUNDS:
-        raise ConfigError(
-            f"[report] bootstrap_rounds is {config.bootstrap_rounds}, and an interval of 95% needs {MIN_ROUNDS} or more"
-        )
     rows = read_scores(datasets["ctr_model"])
     report = _finite(_gather(config, rows, datasets))
     report["digest"] = report_digest(report)

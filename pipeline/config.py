@@ -8,6 +8,11 @@ the dataset's fingerprint. Values come from a preset, a TOML file and `--set sta
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline.errors import ConfigError
+
+MIN_BOOTSTRAP_ROUNDS = 40
+"""With fewer resamples the 2.5th percentile is no resample at all."""
+
 
 def _free(default: Any) -> Any:
     """A setting that cannot change the result."""
@@ -596,8 +601,16 @@ class Report:
     """Settings of report."""
 
     bootstrap_rounds: int = 500
-    """Resamples behind each interval."""
+    """Resamples behind each interval; 40 or more."""
     shown_items: int = 5
     """Items whose teacher and student phrases stand side by side."""
     seed: int = 0
     """Of the bootstrap."""
+
+    def __post_init__(self) -> None:
+        """Refuses it when the call is read, not after hours, when the report would be made."""
+        if self.bootstrap_rounds < MIN_BOOTSTRAP_ROUNDS:
+            raise ConfigError(
+                f"[report] bootstrap_rounds is {self.bootstrap_rounds}, and an interval of 95% needs"
+                f" {MIN_BOOTSTRAP_ROUNDS} or more"
+            )

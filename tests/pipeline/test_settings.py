@@ -94,3 +94,8 @@ def test_a_wrong_preset_file_is_named(tmp_path, content, message):
 def test_an_unknown_preset_names_the_known_ones(preset):
     with pytest.raises(ConfigError, match="small, tiny"):
         resolve(preset)
+
+
+def test_too_few_rounds_for_an_interval_are_refused_before_anything_is_made():
+    with pytest.raises(ConfigError, match="bootstrap_rounds is 10, and an interval of 95% needs 40 or more"):
+        resolve("tiny", ["report.bootstrap_rounds=10"])
