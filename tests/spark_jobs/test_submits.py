@@ -11,7 +11,13 @@ from feature_repo.redis_server import running_redis
 from pipeline.stages import BY_NAME, Kind, with_ancestors
 from spark_jobs.package import jobs
 
-pytestmark = [pytest.mark.spark, pytest.mark.redis, pytest.mark.feast, pytest.mark.slow]
+pytestmark = [
+    pytest.mark.spark,
+    pytest.mark.redis,
+    pytest.mark.feast,
+    pytest.mark.slow,
+    pytest.mark.timeout(2400),
+]  # some thirty submits, one after the other
 
 ENDS = ("audit", "ctr_model", "publication", "tuned_publication")
 """Every dataset that a job makes stands before one of these, or is one."""
