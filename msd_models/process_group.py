@@ -5,6 +5,8 @@ each; the work itself is the same function as in one process.
 """
 
 import os
+import re
+import socket
 import subprocess
 import sys
 from collections import deque
@@ -18,6 +20,8 @@ Launch = Callable[[Path, int, Advance], None]
 """Calls `work(job)` in so many processes that form one group, and returns when all have ended."""
 STEP_MARK = "msd-steps "
 KEPT_LINES = 400
+RAISED = re.compile(r"(?:\[rank\d+\]: )?([A-Za-z_][\w.]*(?:Error|Exception)\b.{0,300})")
+"""How a traceback ends."""
 
 
 def is_first_process() -> bool:
@@ -46,8 +50,9 @@ def launch_torchrun(module: str, stage: str, job: Path, processes: int, advance:
         StageError: a process failed; its last words are kept beside the job.
     """
     command = [sys.executable, "-m", "torch.distributed.run", "--nnodes=1", f"--nproc-per-node={processes}"]
-    command += ["--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "-m", module, str(job)]
-    environment = {"OMP_NUM_THREADS": "1"} | os.environ
+    # Without an address of its own each process would ask what this machine's name means.
+    command += ["--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "--local-addr=127.0.0.1", "-m", module, str(job)]
+    environment = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": _loopback()} | os.environ
     last: deque[str] = deque(maxlen=KEPT_LINES)
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=environment
@@ -65,7 +70,12 @@ def launch_torchrun(module: str, stage: str, job: Path, processes: int, advance:
     if process.returncode:
         log = job / "failed.log"
         log.write_text("".join(last), encoding="utf-8")
+        reason = next((f": {found[1]}" for line in last if (found := RAISED.match(line))), "")
         raise StageError(
-            f"{stage}: training in {processes} processes ended with exit code {process.returncode}; their last lines"
-            f" are in {log}; run again to go on from the last checkpoint, or use --set {stage}.processes=1"
+            f"{stage}: training in {processes} processes ended with exit code {process.returncode}{reason}; their last"
+            f" lines are in {log}; run again to go on from the last checkpoint, or use --set {stage}.processes=1"
         )
+
+
+def _loopback() -> str:
+    return next(name for _, name in socket.if_nameindex() if name.startswith("lo"))

@@ -1,7 +1,9 @@
 """`python -m dags.laptop`: what `make airflow`, `make airflow-backfill` and `make airflow-stop` run."""
 
 import json
+import os
 import sys
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 import dags
+from dags.chain.deployment import read_deployment
 from dags.chain.names import BY_HAND, CHAIN, DAILY
 from dags.laptop.bring_up import bring_up, take_down, wait_for_dags
 from dags.laptop.chain_run import ChainRun, backfill, day, follow, trigger
@@ -16,9 +19,11 @@ from dags.laptop.home import Home, by_hand, find_home
 from dags.laptop.rest import Airflow
 from dags.laptop.services import SERVICES, members, running
 from dags.laptop.table import print_results, shown
+from pipeline import settings
 from pipeline.call import absolute
 from pipeline.errors import MsdError, UsageError
 from pipeline.progress import note
+from pipeline.source import load_source
 
 LOG_LINES = 12
 DAGS_FOLDER = Path(dags.__path__[0])
@@ -69,6 +74,7 @@ def run(
     """Runs the whole chain for one date and waits; exit code 1 names the task that failed and shows its log."""
     key = day(date or (datetime.now(UTC) - timedelta(days=1)).date().isoformat()).isoformat()
     chosen = params(source, preset, set_, param)
+    check_opens(chosen, [key])
     home = bring_up(work, _dags_of(work))
     wait_for_dags(home, (*CHAIN, *BY_HAND, *DAILY))
     airflow = Airflow(home.url)
@@ -88,8 +94,9 @@ def backfill_(
     work: WorkOption = Path("work"),
 ) -> None:
     """Runs the chain for each day of a range, by Airflow's own backfill of its head, and waits for all of it."""
-    day(first), day(last)
+    days = [day(first).isoformat(), day(last).isoformat()]
     chosen = params(source, preset, set_, param)
+    check_opens(chosen, days)
     home = bring_up(work, _dags_of(work))
     wait_for_dags(home, (*CHAIN, *BY_HAND, *DAILY))
     _say_open(home)
@@ -160,6 +167,18 @@ def params(source: str | None, preset: str | None, set_: list[str] | None, param
     return chosen | {name: value for name, value in named.items() if value is not None}
 
 
+def check_opens(chosen: Mapping[str, Any], days: Iterable[str]) -> None:
+    """What the chain's first task would refuse, said before an Airflow is started for it.
+
+    Raises:
+        UsageError: there is no such source, preset or setting, or a file of them is wrong.
+    """
+    where = read_deployment(os.environ)
+    settings.resolve(chosen.get("preset", where.preset), chosen.get("overrides", ()))
+    for each in days:
+        load_source(chosen.get("source", where.source), each)
+
+
 def _watch(home: Home, keys: list[str], asked: datetime) -> None:
     airflow = Airflow(home.url)
     with shown() as show:
@@ -170,7 +189,7 @@ def _watch(home: Home, keys: list[str], asked: datetime) -> None:
             note(f"{run_.key}: report: {home.work / 'report' / run_.key / 'report.html'}")
         else:
             _explain(home, airflow, run_)
-    _say_open(home)
+    _say_address(home)
     if not all(run_.is_green for run_ in runs):
         raise typer.Exit(1)
 
@@ -192,6 +211,10 @@ def _explain(home: Home, airflow: Airflow, chain_run: ChainRun) -> None:
         )
 
 
-def _say_open(home: Home) -> None:
+def _say_address(home: Home) -> None:
     note(f"Airflow's UI: {home.url} (open until: make airflow-stop)")
+
+
+def _say_open(home: Home) -> None:
+    _say_address(home)
     note(f"by hand: {by_hand(home)} dags list")

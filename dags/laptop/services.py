@@ -154,6 +154,8 @@ def stop_all(home: Home, term_seconds: float = TERM_SECONDS) -> int:
         raise ServiceError(f"the processes {numbers} do not end; look at them with: ps -fp {numbers}")
     for name in SERVICES:
         _pid_file(home, name).unlink(missing_ok=True)
+    for started in _STARTED:
+        started.poll()
     return len(ended)
 
 

@@ -198,7 +198,12 @@ def test_a_chain_is_over_when_its_last_dag_or_any_that_failed_is():
     [
         ["run", "--date", "nonsense"],
         ["run", "--date", "2024-01-02", "--param", "=1"],
+        ["run", "--source", "nosuch"],
+        ["run", "--param", "source=nosuch"],
+        ["run", "--preset", "nosuch"],
+        ["run", "--set", "student.nosuch=1"],
         ["backfill", "--from", "2024-01-02", "--to", "2024-1-3"],
+        ["backfill", "--from", "2024-01-02", "--to", "2024-01-03", "--source", "nosuch"],
         ["status"],
         ["up", "--dags", "nowhere"],
     ],
