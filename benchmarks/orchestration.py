@@ -39,6 +39,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--date", default="2023-11-25", help="a day of the tiny world's log: the later, the more rows")
     parser.add_argument("--folder", help="where the work folders are made; a temporary folder if left out")
+    parser.add_argument("--tasks", action="store_true", help="a line for each task too")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="msd-orchestration-", dir=arguments.folder) as folder:
         scheduled, by_hand = Path(folder) / "scheduled", Path(folder) / "by-hand"
@@ -51,6 +52,8 @@ def main() -> None:
     for hop, row in zip(chain_run.hops, figures, strict=True):
         numbers = "".join(f"{row[name]:{width}.1f}" for name, width in COLUMNS)
         print(f"{hop.dag:20}{numbers}  {len(hop.tasks)}")
+    if arguments.tasks:
+        say_tasks(chain_run, timed)
     worst = max(row["beyond"] for row in figures)
     share = worst / WANTED_SECONDS
     print(
@@ -114,6 +117,15 @@ def figures_of(hop: Hop, timed: Timed, work: Path, date: str) -> dict[str, float
         "no task": seconds_between_tasks(hop),
         "stages": covered_seconds(stages),
     }
+
+
+def say_tasks(chain_run: ChainRun, timed: list[Timed]) -> None:
+    """Seconds of each task as Airflow has them, others beside it or not, and of its command by hand."""
+    print(f"{'task':55}{'scheduled':>10}{'by hand':>10}")
+    for hop, its in zip(chain_run.hops, timed, strict=True):
+        for task, seconds in its:
+            name = f"{hop.dag}.{task['task_id']}" + (f"[{task['map_index']}]" if task["map_index"] >= 0 else "")
+            print(f"{name:55}{task['duration']:10.1f}{seconds:10.1f}")
 
 
 def _manifest_time(work: Path, date: str, stage: str) -> tuple[datetime, float] | None:

@@ -5,13 +5,14 @@ by Zipf's law, one event in five a click) are made by plain spark-submits on a r
 of one core makes them faster; and DuckDB, in one process on the same files, finds the same rows: every event with its
 number and split, every count and rank, every history item by item.
 
-Spark's seconds are those of the stages' manifests; what a submit costs besides (a driver and executors that start) is
-printed apart. The driver's own core comes on top of the workers' unless the machine has no more, as where this was
-measured. DuckDB gets the threads of the largest cluster and writes zstd Parquet as well, in the same order. Rounds are
-interleaved and figures medians. From which size on a cluster pays is printed only where Spark's time per million rows
-on all workers is the smaller one.
+Spark's seconds are those of the stages' manifests; what a submit costs besides (a driver that starts) is printed apart.
+A job's seconds begin with executors that start and queries that are planned, whatever the size of the log: the same
+jobs over a log of --start-events tell how long, and from both comes what a million events more take. The driver's own
+core comes on top of the workers' unless the machine has no more, as where this was measured. DuckDB gets the threads of
+the largest cluster and writes zstd Parquet as well, in the same order. Rounds are interleaved and figures medians. From
+which size on a cluster or its second worker pays is printed only where a million events more take it less time.
 
-`python benchmarks/spark_scaling.py [--events N] [--rounds N] [--workers 1 2] [--snapshots event|hour|day]`
+`python benchmarks/spark_scaling.py [--events N] [--start-events N] [--rounds N] [--workers 1 2]`
 """
 
 import argparse
@@ -25,6 +26,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -63,21 +65,32 @@ def main() -> None:
     # So that a cluster is stopped where this is ended from outside.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended from outside"))
     with tempfile.TemporaryDirectory(prefix="msd-spark-", dir=call.folder) as name:
-        folder = Path(name)
-        write_log(folder, call)
-        sizes = {path.name: path.stat().st_size for path in (folder / "events").iterdir()}
-        print(f"{call.events:,} events of {call.users:,} users and {call.items:,} items, {sum(sizes.values()):,} bytes")
-        told: dict[str, list[Mapping[str, float]]] = {str(number): [] for number in call.workers} | {"DuckDB": []}
-        for _ in range(call.rounds):
-            for workers in call.workers:
-                told[str(workers)].append(on_spark(folder, call, workers))
-            told["DuckDB"].append(in_duckdb(folder, call))
-        _say({side: _medians(rounds) for side, rounds in told.items()}, call)
+        small, large = (
+            _seconds(Path(name) / str(events), argparse.Namespace(**{**vars(call), "events": events}))
+            for events in (call.start_events, call.events)
+        )
+    _say(small, large, call)
+
+
+def _seconds(folder: Path, call: argparse.Namespace) -> dict[str, Mapping[str, float]]:
+    """Seconds of each job, and of submitting, for each number of workers and for DuckDB."""
+    folder.mkdir()
+    write_log(folder, call)
+    num_bytes = sum(path.stat().st_size for path in (folder / "events").iterdir())
+    print(f"{call.events:,} events of {call.users:,} users and {call.items:,} items, {num_bytes:,} bytes", flush=True)
+    told: dict[str, list[Mapping[str, float]]] = {str(number): [] for number in call.workers} | {"DuckDB": []}
+    for _ in range(call.rounds):
+        for workers in call.workers:
+            told[str(workers)].append(on_spark(folder, call, workers))
+        told["DuckDB"].append(in_duckdb(folder, call))
+    shutil.rmtree(folder)
+    return {side: _medians(rounds) for side, rounds in told.items()}
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser()
     parser.add_argument("--events", type=int, default=5_000_000)
+    parser.add_argument("--start-events", type=int, default=100_000, help="so few that a job's seconds are its start")
     parser.add_argument("--users", type=int, default=300_000)
     parser.add_argument("--items", type=int, default=50_000)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], help="workers of one core each")
@@ -139,6 +152,8 @@ def on_spark(folder: Path, call: argparse.Namespace, workers: int) -> dict[str, 
 
 def _submit(folder: Path, call: argparse.Namespace, master: str, name: str) -> None:
     confs = {"spark.ui.enabled": "false", "spark.executor.memory": call.memory, "spark.driver.memory": "1g"}
+    # As docs/spark.md advises.
+    confs |= {f"spark.{process}.extraJavaOptions": "-XX:+UseParallelGC" for process in ("driver", "executor")}
     command = [str(Path(sys.executable).parent / "spark-submit"), "--master", master]
     command += [word for key, value in confs.items() for word in ("--conf", f"{key}={value}")]
     command += [str(SPARK_JOBS / f"{name}.py"), "--source", str(folder / "mine.toml"), "--preset", "tiny"]
@@ -169,22 +184,27 @@ def _medians(rounds: list[Mapping[str, float]]) -> dict[str, float]:
     return {name: statistics.median(told[name] for told in rounds) for name in rounds[0]}
 
 
-def _say(told: Mapping[str, Mapping[str, float]], call: argparse.Namespace) -> None:
-    totals = {side: sum(seconds[name] for name in JOBS) for side, seconds in told.items()}
-    print(f"{'seconds':14s}" + "".join(f"{side:>10s}" for side in told))
+def _say(small: Mapping[str, Mapping[str, float]], large: Mapping[str, Mapping[str, float]], call: Any) -> None:
+    totals, starts = ({side: sum(of[side][name] for name in JOBS) for side in of} for of in (large, small))
+    print(f"{'seconds':14s}" + "".join(f"{side:>10s}" for side in large))
     for name in JOBS:
-        print(f"{name:14s}" + "".join(f"{seconds[name]:10.1f}" for seconds in told.values()))
+        print(f"{name:14s}" + "".join(f"{seconds[name]:10.1f}" for seconds in large.values()))
     print(f"{'all':14s}" + "".join(f"{total:10.1f}" for total in totals.values()))
-    print(f"{'submitting':14s}" + "".join(f"{seconds['submits']:10.1f}" for seconds in told.values()))
-    per_million = {side: total / call.events * 1e6 for side, total in totals.items()}
-    print(f"{'per million':14s}" + "".join(f"{seconds:10.2f}" for seconds in per_million.values()))
+    print(f"{'of these start':14s}" + "".join(f"{total:10.1f}" for total in starts.values()))
+    print(f"{'submitting':14s}" + "".join(f"{seconds['submits']:10.1f}" for seconds in large.values()))
+    print(f"{'per million':14s}" + "".join(f"{total / call.events * 1e6:10.2f}" for total in totals.values()))
+    more = (call.events - call.start_events) / 1e6
+    slopes = {side: (totals[side] - starts[side]) / more for side in totals}
+    print(f"{'a million more':14s}" + "".join(f"{slope:10.2f}" for slope in slopes.values()))
     fewest, most = str(min(call.workers)), str(max(call.workers))
-    print(f"{fewest} to {most} workers: {totals[fewest] / totals[most]:.2f} x as fast")
-    ratio = totals[most] / totals["DuckDB"]
-    print(f"DuckDB: {ratio:.1f} x as fast as Spark on {most} workers")
-    if ratio < 1:
-        pays_from = told[most]["submits"] / (per_million["DuckDB"] - per_million[most])
-        print(f"at these slopes submits pay from {pays_from:.1f} million events on")
+    print(f"{fewest} to {most} workers: {totals[fewest] / totals[most]:.2f} x as fast as a whole,", end=" ")
+    print(f"{slopes[fewest] / slopes[most]:.2f} x for a million events more")
+    print(f"DuckDB: {totals[most] / totals['DuckDB']:.1f} x as fast as Spark on {most} workers as a whole,", end=" ")
+    print(f"{slopes[most] / slopes['DuckDB']:.1f} x for a million events more")
+    for other in (fewest, "DuckDB"):
+        if slopes[most] < slopes[other]:
+            pays_from = (starts[most] - starts[other]) / (slopes[other] - slopes[most])
+            print(f"{most} workers pay against {other} from {pays_from:.0f} million events on")
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def read_parquet(spark: SparkSession, entry: Entry) -> DataFrame:
     return frame.select(row_order(), F.struct(*texts).alias("cells")).select(
         "row_order",
         "cells",
-        F.to_json("cells").alias("row_json"),
+        F.lit(None).cast("string").alias("row_json"),
         F.lit(None).cast("string").alias("problem"),
         F.lit(None).cast("string").alias("given_split"),
     )

@@ -9,7 +9,7 @@ from pipeline import config as configs
 from pipeline.errors import ConfigError, SourceError
 from pipeline.schemas import SPLITS
 from pipeline.source import Label, Source, SplitBy
-from spark_jobs.readers import attributes, cell
+from spark_jobs.readers import as_it_stood, attributes, cell
 from spark_jobs.times import parse_time
 
 _TRUTHS = ("1", "1.0", "true", "True", "TRUE")
@@ -29,6 +29,7 @@ def judge(rows: DataFrame, known: DataFrame, config: configs.Interactions, sourc
     typed = rows.select(
         "row_order",
         "row_json",
+        "cells",
         "problem",
         F.lit(0).alias("position"),
         cell(table.user).alias("user_id"),
@@ -44,8 +45,8 @@ def judge(rows: DataFrame, known: DataFrame, config: configs.Interactions, sourc
     joined = typed.join(known, on="item_id", how="left")
     judged = joined.withColumn("reason", _reason(config, source))
     # Of a good row nobody asks for its text as it stood in the file, and the log is held with what is left here.
-    judged = judged.withColumn("row_json", F.when(F.col("reason").isNotNull(), F.col("row_json")))
-    return judged.drop("problem", "has_no_time", "has_no_label", "is_known")
+    judged = judged.withColumn("row_json", F.when(F.col("reason").isNotNull(), as_it_stood()))
+    return judged.drop("cells", "problem", "has_no_time", "has_no_label", "is_known")
 
 
 def is_later(config: configs.Interactions) -> Column:

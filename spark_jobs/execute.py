@@ -69,7 +69,7 @@ def look(job: Job) -> tuple[pa.Table, dict[str, Any]]:
 @contextmanager
 def _spark_for(job: Job) -> Iterator[SparkSession]:
     """The session under the stage's settings; says in one sentence what failed, and lets go of what was held."""
-    spark = session()
+    spark = session(shuffles.source_bytes(job.source))
     before = str(spark.conf.get(shuffles.SETTING))
     spark.conf.set(shuffles.SETTING, shuffles.partitions_of(job, spark))
     try:

@@ -5,7 +5,7 @@ from pyspark.sql import functions as F
 
 from pipeline import config as configs
 from pipeline.source import ItemsTable, Source
-from spark_jobs.readers import attributes, cell, read
+from spark_jobs.readers import as_it_stood, attributes, cell, read
 from spark_jobs.tables import Made, held
 from spark_jobs.times import parse_time
 
@@ -38,7 +38,7 @@ def _typed(rows: DataFrame, table: ItemsTable) -> DataFrame:
     available_at = parse_time(cell(table.time)) if table.time else F.lit(None).cast("timestamp")
     return rows.select(
         "row_order",
-        "row_json",
+        as_it_stood().alias("row_json"),
         "problem",
         cell(table.id).alias("item_id"),
         F.coalesce(texts[0], F.lit("")).alias("title"),

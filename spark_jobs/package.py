@@ -8,7 +8,7 @@ spark-submit takes, so that OUT is all a machine needs that submits jobs. The sa
 import argparse
 import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -76,12 +76,12 @@ def _home(package: str) -> Path:
     return home
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Writes the package; prints the archive's path."""
     parser = argparse.ArgumentParser(prog="python -m spark_jobs.package", description="Code for --py-files.")
     parser.add_argument("folder", type=Path, metavar="OUT", help=f"gets {ARCHIVE} and the jobs' files")
     try:
-        zipped = write_package(parser.parse_args().folder)
+        zipped = write_package(parser.parse_args(arguments).folder)
     except MsdError as error:
         note(f"package: {error}")
         return error.exit_code

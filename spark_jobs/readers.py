@@ -1,8 +1,9 @@
 """Rows of a user's files as text, in their own order, each with what was wrong with it.
 
 A `Rows` frame has the columns `row_order` (a struct that sorts like the rows of the files, files in the order given),
-`cells` (a struct or map of texts by column name), `row_json`, `problem` (null where the row could be read) and
-`given_split`. Everything is text until a maker parses it: a schema that Spark guesses depends on the rows it looks at.
+`cells` (a struct or map of texts by column name), `row_json` (the row as it stood; null where its cells say all of it),
+`problem` (null where the row could be read) and `given_split`. Everything is text until a maker parses it: a schema
+that Spark guesses depends on the rows it looks at.
 """
 
 import functools
@@ -60,6 +61,11 @@ def cell(name: str) -> Column:
     """A column of the source, trimmed; null where it is empty."""
     text = F.trim(F.col("cells")[name])
     return F.when(text != "", text)
+
+
+def as_it_stood() -> Column:
+    """A row of `read` as text, for people to read: JSON, or the line of the file."""
+    return F.coalesce("row_json", F.to_json("cells"))
 
 
 def attributes(names: Sequence[str]) -> Column:

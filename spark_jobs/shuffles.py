@@ -11,20 +11,22 @@ from pathlib import Path
 from pyspark.sql import SparkSession
 
 from pipeline.job import Job
-from pipeline.source import Files
+from pipeline.source import Files, Source
 
 SETTING = "spark.sql.shuffle.partitions"
 WANTED_BYTES = 64 * 2**20
 """Of a partition, as the advisory size of adaptive execution."""
 UNPACKED = 4
 """Bytes that a byte on disk takes between two tasks: Parquet's zstd packs about as much tighter than Spark's lz4."""
+TABLES = ("items", "events", "users")
 MOST = 100_000
 """The names of shards have five digits."""
 
 
 def num_partitions(num_bytes: int, cores: int) -> int:
-    """Partitions for so many bytes of files, one a core at least."""
-    return min(max(-(-num_bytes * UNPACKED // WANTED_BYTES), cores), MOST)
+    """Partitions for so many bytes of files, a whole number of them a core, so that none of the cores waits."""
+    wanted = -(-num_bytes * UNPACKED // WANTED_BYTES)
+    return min(max(-(-wanted // cores), 1) * cores, MOST)
 
 
 def partitions_of(job: Job, spark: SparkSession) -> int:
@@ -39,10 +41,15 @@ def partitions_of(job: Job, spark: SparkSession) -> int:
 def bytes_read(job: Job) -> int:
     """Bytes of the inputs' shards and of the source's files that the stage reads."""
     inputs = sum(_size(dataset.shards()) for dataset in job.inputs.values())
-    tables = [getattr(job.source, name, None) for name in job.stage.source_tables]
+    return inputs + source_bytes(job.source, job.stage.source_tables)
+
+
+def source_bytes(source: Source, names: Iterable[str] = TABLES) -> int:
+    """Bytes of the source's files, of all its tables or of some."""
+    tables = [getattr(source, name, None) for name in names]
     listed: list[Files] = [table.files for table in tables if table is not None and hasattr(table, "files")]
     given = [path for files in listed for path in files.all_paths]
-    return inputs + _size(inner for path in given for inner in (path.rglob("*") if path.is_dir() else (path,)))
+    return _size(inner for path in given for inner in (path.rglob("*") if path.is_dir() else (path,)))
 
 
 def _size(paths: Iterable[Path]) -> int:

@@ -7,7 +7,7 @@ from pipeline import config as configs
 from pipeline.erased import ErasedList
 from pipeline.source import Source, UsersTable
 from spark_jobs.erased import parted
-from spark_jobs.readers import attributes, cell, read
+from spark_jobs.readers import as_it_stood, attributes, cell, read
 from spark_jobs.tables import Made, held
 
 
@@ -42,7 +42,7 @@ def _wanted(table: UsersTable) -> list[str]:
 def _judged(rows: DataFrame, table: UsersTable) -> DataFrame:
     typed = rows.select(
         "row_order",
-        "row_json",
+        as_it_stood().alias("row_json"),
         "problem",
         cell(table.id).alias("user_id"),
         attributes(table.attributes).alias("attributes"),

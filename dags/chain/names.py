@@ -4,8 +4,9 @@ CHAIN = ("teacher_generation", "distillation", "embedding", "publication", "ctr_
 """Each is started by the asset of the one before it, for the same day."""
 BY_HAND = ("full_refresh", "rollback")
 DAILY = ("canary",)
-POOLS = {"gpu": 1, "spark": 1}
-"""Pools that must be there, with the slots of a laptop; a task of a pool that is not there waits for ever."""
+POOLS = {"gpu": 1, "spark": 2}
+"""Pools that must be there, with the slots of a laptop; a task of a pool that is not there waits for ever. A small
+table is mostly the start of its own Spark, on one core: two side by side take a fifth off the chain's first DAG."""
 SPARK_CONNECTION = "spark_default"
 VARIABLES = {
     "msd_min_f1": "the least phrase F1 of a student whose vectors may be published",

@@ -73,7 +73,7 @@ def test_code_out_of_the_archive_finds_its_files_and_the_same_fingerprints(zippe
     assert len(list((tmp_path / "cache" / "msd").glob("packages-*"))) == 1
 
 
-def test_an_archive_makes_no_archive_and_a_file_is_no_folder(zipped, tmp_path, monkeypatch, capsys):
+def test_an_archive_makes_no_archive_and_a_file_is_no_folder(zipped, tmp_path, capsys):
     environment = os.environ | {"PYTHONPATH": str(zipped)}
     words = [sys.executable, "-m", "spark_jobs.package", str(tmp_path / "again")]
     done = subprocess.run(words, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -82,6 +82,5 @@ def test_an_archive_makes_no_archive_and_a_file_is_no_folder(zipped, tmp_path, m
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="is a file; name a folder"):
         write_package(tmp_path / "file")
-    monkeypatch.setattr(sys, "argv", ["package", str(tmp_path / "out")])
-    assert main() == 0
+    assert main([str(tmp_path / "out")]) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "out" / "msd.zip")

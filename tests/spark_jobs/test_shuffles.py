@@ -39,6 +39,7 @@ def test_partitions_grow_with_the_bytes_and_are_never_fewer_than_the_cores():
     assert shuffles.num_partitions(0, 8) == 8
     counts = [shuffles.num_partitions(num_bytes, 8) for num_bytes in (2**20, 2**30, 2**40)]
     assert counts == [8, 64, 65536]
+    assert shuffles.num_partitions(2**30, 12) == 72, "64 partitions would keep four of twelve cores busy at the end"
     assert shuffles.num_partitions(2**60, 8) == shuffles.MOST
 
 
@@ -48,6 +49,8 @@ def test_a_stage_is_cut_by_what_it_reads_unless_somebody_says_otherwise(world, s
     world.write("events.csv", "user_id,item_id,time,label\nu1,i1,1,1\n")
 
     job = make_job(world.plan(TOML), BY_NAME["items"])
+    listed = [(world.folder / name).stat().st_size for name in ("items.csv", "events.csv")]
+    assert shuffles.source_bytes(job.source) == sum(listed)
     assert shuffles.bytes_read(job) == (world.folder / "items.csv").stat().st_size
     assert shuffles.partitions_of(job, spark) == spark.sparkContext.defaultParallelism
     assert shuffles.partitions_of(replace(job, config=Items(spark_partitions=9)), spark) == 9
