@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import random
 
 import pyarrow as pa
@@ -54,8 +55,6 @@ def test_every_format_gives_the_same_rows(items):
         {"id": str(number), "title": f"Title {number} é\nline", "brand": "x" if number else None} for number in range(5)
     ]
     wanted = [(row["id"], row["title"], row["brand"]) for row in rows]
-    import json
-
     items.write("items.jsonl", "\n\n".join(json.dumps(row) for row in rows))
     items.write("array.json", "\ufeff" + json.dumps(rows, indent=1, ensure_ascii=False))
     items.write("keyed.json", json.dumps({row["id"]: {"title": row["title"], "brand": row["brand"]} for row in rows}))
@@ -95,6 +94,15 @@ def test_faulty_lines_of_jsonl_are_kept_with_their_reason(items):
         "not valid UTF-8",
     ]
     assert rows_of(made["items"])[0] == ("0", "T", "1.5")
+
+
+def test_faulty_rows_of_parquet_are_kept_as_json(items):
+    rows = [{"id": str(number), "title": "T", "brand": None} for number in range(20)]
+    faulty = {"id": "f", "title": " ", "brand": "b"}
+    pq.write_table(pa.Table.from_pylist([*rows, faulty]), items.folder / "items.parquet")
+    (kept,) = items.make(items_toml("items.parquet"), "items")["items_rejected"]
+    assert kept["reason"] == "no text"
+    assert json.loads(kept["source_row"]) == faulty
 
 
 def test_headerless_and_renamed_columns(items):
