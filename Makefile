@@ -51,7 +51,7 @@ WORK_OPTION = $(if $(WORK),--work '$(WORK)')
 airflow: $(READY) ## Airflow on this machine: the chain of DAGs for one date [DATE= SOURCE= PRESET= SET= WORK=]; the UI stays open
 	@$(LAPTOP) run $(if $(DATE),--date '$(DATE)') $(RUN_OPTIONS) $(WORK_OPTION)
 
-airflow-backfill: $(READY) ## The chain for each day FROM= TO= [and the same]
+airflow-backfill: $(READY) ## The chain for each day FROM= TO= [SOURCE= PRESET= SET= WORK=]
 	@test -n '$(FROM)' -a -n '$(TO)' || { echo 'say which days: make airflow-backfill FROM=2024-01-10 TO=2024-01-12' >&2; exit 2; }
 	@$(LAPTOP) backfill --from '$(FROM)' --to '$(TO)' $(RUN_OPTIONS) $(WORK_OPTION)
 

@@ -26,7 +26,6 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -184,7 +183,9 @@ def _medians(rounds: list[Mapping[str, float]]) -> dict[str, float]:
     return {name: statistics.median(told[name] for told in rounds) for name in rounds[0]}
 
 
-def _say(small: Mapping[str, Mapping[str, float]], large: Mapping[str, Mapping[str, float]], call: Any) -> None:
+def _say(
+    small: Mapping[str, Mapping[str, float]], large: Mapping[str, Mapping[str, float]], call: argparse.Namespace
+) -> None:
     totals, starts = ({side: sum(of[side][name] for name in JOBS) for side in of} for of in (large, small))
     print(f"{'seconds':14s}" + "".join(f"{side:>10s}" for side in large))
     for name in JOBS:

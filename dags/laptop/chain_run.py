@@ -10,6 +10,7 @@ from dags.chain.names import CHAIN
 from dags.laptop.rest import Airflow
 from pipeline.errors import ServiceError, UsageError
 from pipeline.progress import note
+from pipeline.settings import suggest
 
 POLL_SECONDS = 1.0
 ARRIVAL_SECONDS = 120.0
@@ -61,6 +62,14 @@ class ChainRun:
     def is_green(self) -> bool:
         """Whether every DAG of the chain succeeded."""
         return not self.trouble and all(hop.state == "success" for hop in self.hops)
+
+
+def check_params(airflow: Airflow, params: Mapping[str, Any], chain: Sequence[str] = CHAIN) -> None:
+    """Raises a UsageError for a name that the head's form does not have: Airflow itself takes it and ignores it."""
+    known = airflow.get(f"/dags/{chain[0]}/details")["params"]
+    for name in params:
+        if name not in known:
+            raise UsageError(f"{chain[0]} has no parameter '{name}'{suggest(name, known)}")
 
 
 def trigger(airflow: Airflow, key: str, params: Mapping[str, Any], chain: Sequence[str] = CHAIN) -> datetime:

@@ -14,7 +14,7 @@ import dags
 from dags.chain.deployment import read_deployment
 from dags.chain.names import BY_HAND, CHAIN, DAILY
 from dags.laptop.bring_up import bring_up, take_down, wait_for_dags
-from dags.laptop.chain_run import ChainRun, backfill, day, follow, trigger
+from dags.laptop.chain_run import ChainRun, backfill, check_params, day, follow, trigger
 from dags.laptop.home import Home, by_hand, find_home
 from dags.laptop.rest import Airflow
 from dags.laptop.services import SERVICES, members, running
@@ -26,6 +26,8 @@ from pipeline.progress import note
 from pipeline.source import load_source
 
 LOG_LINES = 12
+OPTIONS = {"source": "--source", "preset": "--preset", "overrides": "--set"}
+"""Fields of the head's form that have an option here."""
 DAGS_FOLDER = Path(dags.__path__[0])
 
 app = typer.Typer(
@@ -78,6 +80,7 @@ def run(
     home = bring_up(work, _dags_of(work))
     wait_for_dags(home, (*CHAIN, *BY_HAND, *DAILY))
     airflow = Airflow(home.url)
+    check_params(airflow, chosen)
     _say_open(home)
     asked = trigger(airflow, key, chosen)
     _watch(home, [key], asked)
@@ -99,8 +102,10 @@ def backfill_(
     check_opens(chosen, days)
     home = bring_up(work, _dags_of(work))
     wait_for_dags(home, (*CHAIN, *BY_HAND, *DAILY))
+    airflow = Airflow(home.url)
+    check_params(airflow, chosen)
     _say_open(home)
-    keys, asked = backfill(Airflow(home.url), first, last, chosen)
+    keys, asked = backfill(airflow, first, last, chosen)
     _watch(home, keys, asked)
 
 
@@ -148,13 +153,15 @@ def params(source: str | None, preset: str | None, set_: list[str] | None, param
     """What the options stand for in the head's form: only what was chosen, the rest is the DAG's to say.
 
     Raises:
-        UsageError: a parameter is not written NAME=VALUE.
+        UsageError: a parameter is not written NAME=VALUE, or has an option of its own.
     """
     chosen: dict[str, Any] = {}
     for text in param or []:
         name, equals, value = text.partition("=")
         if not (name and equals):
-            raise UsageError(f"--param {text}: write NAME=VALUE, for instance --param approval=true")
+            raise UsageError(f"--param {text}: write NAME=VALUE, for instance --param again=true")
+        if name in OPTIONS:
+            raise UsageError(f"--param {text}: use {OPTIONS[name]}, whose value is looked at before anything starts")
         try:
             chosen[name] = json.loads(value)
         except json.JSONDecodeError:

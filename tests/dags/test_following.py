@@ -11,7 +11,7 @@ from urllib.parse import parse_qs
 
 import pytest
 
-from dags.laptop.chain_run import CHAIN, ChainRun, backfill, follow, trigger
+from dags.laptop.chain_run import CHAIN, ChainRun, backfill, check_params, follow, trigger
 from dags.laptop.overhead import seconds_between_tasks, wall_seconds
 from dags.laptop.rest import Airflow
 from dags.laptop.table import shown
@@ -74,6 +74,13 @@ def server() -> Iterator[Server]:
 @pytest.fixture
 def airflow(server: Server) -> Airflow:
     return Airflow(f"http://127.0.0.1:{server.server_port}")
+
+
+def test_a_parameter_that_the_form_does_not_have_is_refused(server, airflow):
+    server.answers["GET", f"/dags/{CHAIN[0]}/details"] = (200, {"params": {"again": {}, "teacher": {}}})
+    check_params(airflow, {"teacher": "served"})
+    with pytest.raises(UsageError, match="no parameter 'teachr'; did you mean 'teacher'"):
+        check_params(airflow, {"again": True, "teachr": "served"})
 
 
 def test_a_token_that_is_refused_is_asked_for_again(server, airflow):
