@@ -119,7 +119,7 @@ def _write(job: Job, made: Made) -> Outcome:
     rejected = sum(reasons.values())
     skipped = made.skipped.count() if made.skipped is not None else 0
     rows_in = made.read.count() if made.read is not None else rows_ok + rejected + skipped
-    _check(job, rows_in, rows_ok, reasons)
+    _check(job, rows_in, rows_ok, skipped, reasons)
     return Outcome(
         rows_in=rows_in,
         rows_ok=rows_ok,
@@ -150,16 +150,20 @@ def _save(frame: DataFrame, folder: Path, aside: Path) -> int:
     return sum(num_rows for _, num_rows in files)
 
 
-def _check(job: Job, rows_in: int, rows_ok: int, reasons: dict[str, int]) -> None:
+def _check(job: Job, rows_in: int, rows_ok: int, skipped: int, reasons: dict[str, int]) -> None:
     check_rejected_share(job, rows_in, reasons)
     if rows_ok == 0 and not job.stage.may_be_empty:
-        rejected = sum(reasons.values())
-        told = (
-            f"all {rejected:,} rows were rejected ({reasons_told(reasons)})"
-            if rejected
-            else "the source has no rows for it"
-        )
+        told = _why_empty(job, skipped, reasons)
         raise StageError(f"{job.stage.name} would be empty: {told}; a table with at least one row was wanted")
+
+
+def _why_empty(job: Job, skipped: int, reasons: dict[str, int]) -> str:
+    if reasons:
+        return f"all {sum(reasons.values()):,} rows were rejected ({reasons_told(reasons)})"
+    if skipped:
+        last_day = getattr(job.config, "last_day", "")
+        return f"all {skipped:,} rows were left out" + (f", for they are later than {last_day}" if last_day else "")
+    return "the source has no rows for it"
 
 
 def _empty(folder: Path) -> None:

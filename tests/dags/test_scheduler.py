@@ -26,6 +26,7 @@ from scheduled_world import (
     msd,
     now,
     start,
+    until_waiting,
 )
 
 from dags.chain.names import CHAIN
@@ -59,7 +60,7 @@ def laptop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
         environment.setenv("AIRFLOW__OPENLINEAGE__NAMESPACE", "msd")
         home = bring_up(work, DAGS)
         try:
-            wait_for_dags(home, (*CHAIN, "rollback"))
+            wait_for_dags(home, (*CHAIN, "canary", "rollback"))
             yield home
         finally:
             take_down(work)
@@ -165,6 +166,29 @@ def test_a_closed_gate_leaves_readers_where_they_are(laptop, airflow, two_days):
     assert tasks["gate"]["try_number"] == 1, "a verdict is no failure to try again"
     assert active_generation(laptop.work) == active
     assert all(moment(run["queued_at"]) < asked for run in airflow.runs("ctr_training"))
+
+
+def test_a_person_who_says_no_leaves_readers_where_they_are(laptop, airflow, two_days):
+    active, asked = active_generation(laptop.work), now()
+    run_id = start(airflow, "publication", FIRST, {"approval": True})
+    until_waiting(airflow, "publication", run_id, "approval")
+    path = f"/dags/publication/dagRuns/{run_id}/taskInstances/approval/-1/hitlDetails"
+    airflow.patch(path, {"chosen_options": ["Reject"], "params_input": {}})
+    tasks = ended(airflow, "publication", run_id)
+    assert (tasks[""]["state"], tasks["gate"]["state"], tasks["approval"]["state"]) == ("failed", "success", "failed")
+    assert tasks["activate"]["state"] == "upstream_failed"
+    assert tasks["rollback"]["state"] != "success"
+    assert active_generation(laptop.work) == active
+    assert all(moment(run["queued_at"]) < asked for run in airflow.runs("ctr_training"))
+
+
+def test_the_canary_finds_readers_well_and_names_a_bound_that_broke(laptop, airflow, two_days):
+    well = ended(airflow, "canary", start(airflow, "canary", None, {}))
+    assert well[""]["state"] == "success"
+    ill = ended(airflow, "canary", start(airflow, "canary", None, {"max_age_hours": 0}))
+    assert (ill[""]["state"], ill["check_online"]["try_number"]) == ("failed", 1)
+    run_id = ill[""]["dag_run_id"]
+    assert any("max_age_hours" in line for line in airflow.log("canary", run_id, ill["check_online"]))
 
 
 def test_rollback_points_readers_at_the_generation_before(laptop, airflow, two_days):

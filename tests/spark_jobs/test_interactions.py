@@ -81,6 +81,12 @@ def test_events_after_the_last_day_are_another_days_business(log):
     assert (manifest["rows_in"], manifest["rows_ok"], manifest["rows_skipped"]) == (25, 23, 2)
 
 
+def test_a_day_before_the_log_says_so(log):
+    log.write("events.csv", "user_id,item_id,time,label\nu1,i1,2026-11-20,1\nu2,i2,2026-11-21,1\n")
+    with pytest.raises(StageError, match="all 2 rows were left out, for they are later than 2026-11-19"):
+        log.make(TIMED, "interactions", settings=('interactions.last_day="2026-11-19"',))
+
+
 def test_a_split_by_time_is_the_exact_quantile_and_keeps_one_moment_together(log):
     rows = random_log(1)
     write_log(log, rows)

@@ -40,6 +40,8 @@ VARIABLES = {
     "OMP_NUM_THREADS": "1",
 }
 WAIT_SECONDS = 300.0
+ASKING = ("deferred", "awaiting_input")
+"""States of a task that waits for a person's answer."""
 
 
 @dataclass
@@ -106,6 +108,14 @@ def ended(airflow: Airflow, dag: str, run_id: str) -> dict[str, dict[str, Any]]:
         if run["state"] in ("success", "failed"):
             return {"": run} | {task["task_id"]: task for task in airflow.tasks(dag, run_id)}
         assert time.monotonic() < deadline, f"{dag} is still {run['state']}"
+        time.sleep(0.5)
+
+
+def until_waiting(airflow: Airflow, dag: str, run_id: str, task: str) -> None:
+    """Waits until a task asks a person."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while {each["task_id"]: each["state"] for each in airflow.tasks(dag, run_id)}[task] not in ASKING:
+        assert time.monotonic() < deadline, f"{task} does not ask"
         time.sleep(0.5)
 
 
