@@ -15,6 +15,8 @@ from pipeline.progress import CONSOLE, note
 COLOURS = {"success": "green", "failed": "red", "running": "cyan", "up_for_retry": "yellow"}
 QUIET = ("None", "scheduled", "queued", "waiting", "deferred")
 """States that come and go too often to be worth a line each."""
+UNDER_WAY = {"running": "running", "up_for_retry": "up_for_retry", "awaiting_input": "waits for a person, in the UI"}
+"""States of what is under way, and how they are told."""
 
 
 @contextmanager
@@ -47,7 +49,7 @@ def _figures(hop: Hop) -> tuple[str, str, str, str]:
         return "", "", "", ""
     states = Counter(str(task["state"]) for task in hop.tasks)
     finished = f"{states['success'] + states['skipped']}/{len(hop.tasks)}"
-    busy = [f"{task['task_id']} {task['state']}" for task in hop.tasks if task["state"] in ("running", "up_for_retry")]
+    busy = [f"{task['task_id']} {UNDER_WAY[task['state']]}" for task in hop.tasks if task["state"] in UNDER_WAY]
     failed = [f"{task['task_id']} failed" for task in hop.failed_tasks]
     between = f"{seconds_between_tasks(hop):.1f}" if hop.ended else ""
     return finished, f"{wall_seconds(hop):.0f}", between, ", ".join(failed + busy)
@@ -69,8 +71,8 @@ def _lines() -> Callable[[list[ChainRun]], None]:
         if state in QUIET or said.get(what) == state:
             return
         said[what] = state
-        took = f" in {seconds:.1f} s" if seconds is not None and state not in ("running",) else ""
-        note(f"{datetime.now(UTC):%H:%M:%S} {what[0]} {'.'.join(what[1:])}: {state}{took}")
+        took = f" in {seconds:.1f} s" if seconds is not None and state not in ("running", "awaiting_input") else ""
+        note(f"{datetime.now(UTC):%H:%M:%S} {what[0]} {'.'.join(what[1:])}: {UNDER_WAY.get(state, state)}{took}")
 
     return show
 

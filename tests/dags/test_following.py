@@ -11,10 +11,10 @@ from urllib.parse import parse_qs
 
 import pytest
 
-from dags.laptop.chain_run import CHAIN, ChainRun, backfill, check_params, follow, trigger
+from dags.laptop.chain_run import CHAIN, ChainRun, Hop, backfill, check_params, follow, trigger
 from dags.laptop.overhead import seconds_between_tasks, wall_seconds
 from dags.laptop.rest import Airflow
-from dags.laptop.table import shown
+from dags.laptop.table import print_results, shown
 from pipeline.errors import ServiceError, UsageError
 
 KEY = "2024-01-02"
@@ -222,3 +222,16 @@ def test_a_dag_that_nobody_starts_is_said_to_be_missing():
     assert not run.is_green
     assert CHAIN[1] in run.trouble
     assert "paused" in run.trouble
+
+
+def test_a_task_that_waits_for_a_person_is_said_to(capsys):
+    times = {"start_date": datetime.now(UTC).isoformat(), "end_date": None, "duration": 2.0}
+    asks = {"task_id": "approval", "map_index": -1, "state": "awaiting_input", **times}
+    hop = Hop("publication", {"state": "running", **times}, [asks], upstream_ended=datetime.now(UTC))
+    run = ChainRun(KEY, [hop])
+    with shown() as show:
+        show([run])
+        show([run])
+    assert capsys.readouterr().err.count("publication.approval: waits for a person, in the UI\n") == 1
+    print_results([run])
+    assert "approval waits for a person" in " ".join(capsys.readouterr().err.split())
