@@ -43,6 +43,7 @@ class OpenAiGenerator:
         self.finished: queue.Queue[Finished] = queue.Queue()
         self.max_retries = MAX_RETRIES
         self.num_open = 0
+        self.under_way: set[asyncio.Task[None]] = set()
         self.client: Any = None
         self.loop = asyncio.new_event_loop()
         self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
@@ -65,10 +66,14 @@ class OpenAiGenerator:
     def submit(self, request: Request) -> None:
         """Sends the request when its turn comes; the first one asks whether the server has the model."""
         if self.client is None:
+            if is_own(self.config.endpoint):
+                from msd_models.teacher_server import revive
+
+                revive(self.config, Path(self.config.endpoint))
             self.client, self.turn = asyncio.run_coroutine_threadsafe(self._connect(), self.loop).result()
             asyncio.run_coroutine_threadsafe(self._check_server(), self.loop).result()
         self.num_open += 1
-        asyncio.run_coroutine_threadsafe(self._answer(request), self.loop)
+        self.loop.call_soon_threadsafe(self._start, request)
 
     def collect(self) -> list[tuple[str, Completion]]:
         """Waits until something has finished.
@@ -124,13 +129,18 @@ class OpenAiGenerator:
             )
 
     async def _disconnect(self) -> None:
-        current = asyncio.current_task()
-        pending = [task for task in asyncio.all_tasks() if task is not current]
-        for task in pending:
+        # Only these are cancelled: each ends the connections it was making, which cannot be cancelled from outside.
+        under_way = list(self.under_way)
+        for task in under_way:
             task.cancel()
-        await asyncio.gather(*pending, return_exceptions=True)
+        await asyncio.gather(*under_way, return_exceptions=True)
         if self.client is not None:
             await self.client.close()
+
+    def _start(self, request: Request) -> None:
+        task = self.loop.create_task(self._answer(request))
+        self.under_way.add(task)
+        task.add_done_callback(self.under_way.discard)
 
     async def _answer(self, request: Request) -> None:
         import openai
@@ -169,12 +179,12 @@ class OpenAiGenerator:
 
     def _service_error(self, error: Exception) -> ServiceError:
         said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        advice = f"see that it runs and serves that model, set {KEY_VARIABLE} if it wants a key"
+        advice = f"see that it runs and serves that model, set {KEY_VARIABLE} if it wants a key; the same command then"
         if is_own(self.config.endpoint):
-            advice = "see: msd teacher status; bring it up again with msd teacher start"
+            advice = "see: msd teacher status; the same command starts a server anew that has ended, and"
         return ServiceError(
-            f"teacher_outputs: the server at {self._where} does not answer for {self.config.model}: {said}; {advice},"
-            " then run the same command: it goes on where it was"
+            f"teacher_outputs: the server at {self._where} does not answer for {self.config.model}: {said}; {advice}"
+            " goes on where it was"
         )
 
     @property

@@ -7,6 +7,7 @@ since is never killed, and nothing of the server's is left behind.
 """
 
 import fcntl
+import importlib.util
 import json
 import os
 import platform
@@ -42,6 +43,7 @@ POLL_SECONDS = 0.5
 TOLD_SECONDS = 15.0
 KEEPER_SECONDS = 20.0
 STOP_SECONDS = 40.0
+REVIVE_SECONDS = 900.0
 NOBODY = "by-hand"
 """Who starts it without naming a day."""
 
@@ -65,8 +67,26 @@ def start(config: TeacherOutputs, folder: Path, user: str, *, idle_seconds: floa
     return bring_up(served_by(config), folder, user, idle_seconds=idle_seconds, wait_seconds=wait_seconds)
 
 
-def bring_up(served: "Served", folder: Path, user: str, *, idle_seconds: float, wait_seconds: float) -> str:
-    """The same for a server that is called as said."""
+def revive(config: TeacherOutputs, folder: Path) -> None:
+    """Starts the folder's server anew where it ended by itself; whoever needed it still does.
+
+    A slice that is tried again thus waits for no person. Does nothing where no server was started or it was stopped, on
+    another machine than the one it ran on, and without vllm.
+
+    Raises:
+        ServiceError: it does not come up.
+    """
+    from msd_models.teacher_command import served_by
+
+    state = read_state(folder)
+    has_ended = state is not None and state["host"] == platform.node() and not _is_alive(state)
+    if state is None or not has_ended or importlib.util.find_spec("vllm") is None:
+        return
+    bring_up(served_by(config), folder, None, idle_seconds=state["idle_seconds"], wait_seconds=REVIVE_SECONDS)
+
+
+def bring_up(served: "Served", folder: Path, user: str | None, *, idle_seconds: float, wait_seconds: float) -> str:
+    """As `start`, for a server that is called as said; without a user nobody new needs it."""
     if not Path("/proc/self/environ").is_file():
         raise ServiceError("msd teacher knows its processes by /proc, which this system lacks; run it on Linux")
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -89,8 +109,9 @@ def bring_up(served: "Served", folder: Path, user: str, *, idle_seconds: float, 
                 " is wanted; when nobody needs it any more: msd teacher stop"
             )
         _wait_until_healthy(folder, state, wait_seconds)
-        (folder / USERS).mkdir(exist_ok=True)
-        (folder / USERS / (user or NOBODY)).touch()
+        if user is not None:
+            (folder / USERS).mkdir(exist_ok=True)
+            (folder / USERS / (user or NOBODY)).touch()
     return str(state["address"])
 
 
@@ -155,6 +176,7 @@ def _launch(served: "Served", folder: Path, idle_seconds: float) -> dict[str, An
             "host": platform.node(),
             "address": f"http://{LOOPBACK}:{port}",
             "serves": served.facts,
+            "idle_seconds": idle_seconds,
             "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
         },
     }

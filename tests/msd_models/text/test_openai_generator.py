@@ -1,7 +1,9 @@
 """A teacher behind a server: what is asked of it, how many at once, and what is said when it is not there."""
 
+import gc
 import json
 import socket
+import time
 
 import pytest
 from served_model import ServedModel
@@ -78,6 +80,21 @@ def test_a_server_that_is_not_there_is_named_without_the_key(generator_for, monk
 def test_a_model_the_server_has_not_is_said_with_those_it_has(generator_for):
     with ServedModel() as served, pytest.raises(ConfigError, match="serves any; set it to one of these"):
         generator_for(served.endpoint, model="gpt", tokenizer="all-minilm-l6-v2").submit(request(1))
+
+
+def test_closing_in_the_midst_of_connecting_leaves_nothing_unfinished():
+    with ServedModel() as served:
+        config = TeacherOutputs(generator="openai", endpoint=served.endpoint, model="any", tokenizer="all-minilm-l6-v2")
+        generators = [OpenAiGenerator(config) for _ in range(6)]
+        for generator in generators:
+            generator.submit(request(1))
+            assert collected(generator)
+    for number, generator in enumerate(generators):
+        for row in range(64):
+            generator.submit(request(row))
+        time.sleep(0.005 * number)
+        generator.close()
+        gc.collect()
 
 
 def test_a_server_that_goes_away_ends_the_stage_and_keeps_what_was_made(generator_for):

@@ -16,7 +16,7 @@ from prompt_rows import prompt_row
 
 from msd_models.teacher import Teacher
 from msd_models.teacher_command import Served, served_by
-from msd_models.teacher_server import bring_up, start, status, stop
+from msd_models.teacher_server import bring_up, revive, start, status, stop
 from pipeline.config import TeacherOutputs
 from pipeline.content_store import ContentStore
 from pipeline.errors import ConfigError, ServiceError
@@ -90,6 +90,40 @@ def test_what_is_killed_takes_the_rest_along_is_said_and_started_anew(folder, ki
     second = brought_up(folder)
     assert second != first
     assert not any(alive(pid) for pid in (state["pid"], state["server_pid"], child))
+
+
+def test_whoever_asks_a_server_that_died_starts_it_anew_for_those_who_need_it(folder, monkeypatch):
+    monkeypatch.setattr("msd_models.teacher_command.served_by", lambda config: stand_in())
+    revive(SERVED, folder)
+    assert status(folder) == {"state": "stopped"}, "one that nobody started is not"
+    brought_up(folder, "2024-01-10")
+    first = read_state(folder)
+    revive(SERVED, folder)
+    assert read_state(folder) == first, "one that runs is left alone"
+    os.kill(first["server_pid"], signal.SIGKILL)
+    until(lambda: status(folder)["state"] == "died")
+    both = [threading.Thread(target=revive, args=(SERVED, folder)) for _ in range(2)]
+    for thread in both:
+        thread.start()
+    for thread in both:
+        thread.join()
+    known = status(folder)
+    assert (known["state"], known["users"]) == ("running", ["2024-01-10"])
+    assert read_state(folder)["idle_seconds"] == LONG
+    assert stop(folder, "2024-01-10") == "the teacher server is stopped"
+    revive(SERVED, folder)
+    assert status(folder) == {"state": "stopped"}, "one that was stopped is not"
+
+
+def test_a_server_that_died_on_another_machine_is_not_started_on_this_one(folder):
+    brought_up(folder)
+    state = read_state(folder)
+    (folder / "server.json").write_text(json.dumps(state | {"host": "another-machine"}))
+    os.kill(state["server_pid"], signal.SIGKILL)
+    until(lambda: not alive(state["pid"]))
+    before = (folder / "server.json").read_text()
+    revive(SERVED, folder)
+    assert (folder / "server.json").read_text() == before
 
 
 def test_a_day_does_not_end_the_server_of_another(folder):
@@ -219,7 +253,7 @@ def batches(numbers):
 
 @pytest.mark.vllm
 @pytest.mark.slow
-def test_a_real_server_teaches_is_killed_and_said(folder, tmp_path):
+def test_a_real_server_teaches_is_killed_said_and_brought_up_again(folder, tmp_path):
     address = start(SERVED, folder, "2024-01-10", idle_seconds=LONG, wait_seconds=600.0)
     assert start(SERVED, folder, "2024-01-11", idle_seconds=LONG, wait_seconds=600.0) == address
     config = with_own_server(SERVED, tmp_path)
@@ -236,11 +270,18 @@ def test_a_real_server_teaches_is_killed_and_said(folder, tmp_path):
     dying.generator.max_retries = 1
     threading.Timer(1.0, os.kill, (state["server_pid"], signal.SIGKILL)).start()
     try:
-        with pytest.raises(ServiceError, match=r"does not answer.*msd teacher start.*goes on where it was"):
+        with pytest.raises(ServiceError, match=r"does not answer.*msd teacher status.*goes on where it was"):
             list(dying.answered(batches(range(8, 400))))
     finally:
         dying.close()
     until(lambda: status(folder)["state"] == "died")
+    again = Teacher(config, store)
+    try:
+        (made,) = again.answered(batches(range(8, 16)))
+    finally:
+        again.close()
+    assert made.column("status").to_pylist().count("ok") >= 6
+    assert status(folder)["users"] == ["2024-01-10", "2024-01-11"]
     for _ in range(2):
         stop(folder, "")
     assert status(folder) == {"state": "stopped"}
