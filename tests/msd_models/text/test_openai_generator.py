@@ -43,7 +43,7 @@ def collected(generator):
 
 
 def test_as_many_at_once_as_set_and_everything_answered(generator_for):
-    with ServedModel(seconds=0.02) as served:
+    with ServedModel(seconds=0.2) as served:
         generator = generator_for(served.endpoint, concurrency=5)
         for number in range(40):
             generator.submit(request(number))
