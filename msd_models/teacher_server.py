@@ -76,12 +76,12 @@ def revive(config: TeacherOutputs, folder: Path) -> None:
     Raises:
         ServiceError: it does not come up.
     """
-    from msd_models.teacher_command import served_by
-
     state = read_state(folder)
     has_ended = state is not None and state["host"] == platform.node() and not _is_alive(state)
     if state is None or not has_ended or importlib.util.find_spec("vllm") is None:
         return
+    from msd_models.teacher_command import served_by
+
     bring_up(served_by(config), folder, None, idle_seconds=state["idle_seconds"], wait_seconds=REVIVE_SECONDS)
 
 
