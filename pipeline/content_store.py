@@ -21,6 +21,7 @@ from typing import Any, TextIO
 
 INDEX = "index.sqlite"
 INBOX = "inbox"
+OPENING = "opening.lock"
 KEYS_PER_QUERY = 500
 BUSY_SECONDS = 120.0
 
@@ -121,11 +122,14 @@ _INSERT = "INSERT OR IGNORE INTO kept VALUES (?, ?)"
 
 def _writable(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
-    connection.execute("PRAGMA journal_mode = WAL")
-    # A write is in the log file when `put` returns: it outlives the process, if not a power cut in the same second.
-    connection.execute("PRAGMA synchronous = NORMAL")
-    connection.execute("CREATE TABLE IF NOT EXISTS kept (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID")
-    connection.execute("CREATE TABLE IF NOT EXISTS noted (name TEXT PRIMARY KEY, value TEXT NOT NULL)")
+    # SQLite waits for a lock everywhere but where it turns a new file to a write-ahead log: of two that do, one fails.
+    with path.with_name(OPENING).open("a") as opening:
+        fcntl.flock(opening, fcntl.LOCK_EX)
+        connection.execute("PRAGMA journal_mode = WAL")
+        # A write is in the log file when `put` returns: it outlives the process, if not a power cut in the same second.
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute("CREATE TABLE IF NOT EXISTS kept (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID")
+        connection.execute("CREATE TABLE IF NOT EXISTS noted (name TEXT PRIMARY KEY, value TEXT NOT NULL)")
     return connection
 
 

@@ -4,6 +4,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given
@@ -61,6 +63,24 @@ def test_writers_side_by_side_lose_nothing(tmp_path):
         assert store.num_values() == 400
 
 
+def test_a_new_store_may_be_opened_by_many_at_once(tmp_path):
+    folders = [tmp_path / str(number) for number in range(100)]
+    together = threading.Barrier(4, timeout=30)
+
+    def opens(prefix):
+        for folder in folders:
+            together.wait()
+            with ContentStore(folder) as store:
+                store.put(str(prefix), {})
+
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(opens, prefix) for prefix in range(4)]:
+            done.result()
+    for folder in folders:
+        with ContentStore(folder) as store:
+            assert store.num_values() == 4
+
+
 def test_a_torn_last_line_is_left_out_and_a_log_at_work_is_left_alone(tmp_path):
     with ContentStore(tmp_path, inbox="1") as worker:
         worker.put("whole", {"a": 1})
@@ -96,4 +116,4 @@ def test_thousands_of_keys_are_one_call(tmp_path):
         for number in range(1200):
             store.put(str(number), {"n": number})
         assert len(store.get_many([str(number) for number in range(2000)])) == 1200
-    assert os.listdir(tmp_path) == ["index.sqlite"]
+    assert sorted(os.listdir(tmp_path)) == ["index.sqlite", "opening.lock"]
