@@ -48,13 +48,13 @@ NOBODY = "by-hand"
 """Who starts it without naming a day."""
 
 
-def start(config: TeacherOutputs, folder: Path, user: str, *, idle_seconds: float, wait_seconds: float) -> str:
+def start(config: TeacherOutputs, folder: Path, user: str | None, *, idle_seconds: float, wait_seconds: float) -> str:
     """Brings the server up, or finds it up; returns its address when it answers.
 
     Args:
         config: of teacher_outputs: the model and how it is run.
         folder: WORK/teacher_server.
-        user: who needs it: a day, or empty.
+        user: who needs it: a day, or empty; None where nobody new does.
         idle_seconds: without a request until it ends by itself.
         wait_seconds: until it must answer.
 
@@ -68,7 +68,7 @@ def start(config: TeacherOutputs, folder: Path, user: str, *, idle_seconds: floa
 
 
 def revive(config: TeacherOutputs, folder: Path) -> None:
-    """Starts the folder's server anew where it ended by itself; whoever needed it still does.
+    """Starts the folder's server anew where it died; whoever needed it still does.
 
     A slice that is tried again thus waits for no person. Does nothing where no server was started or it was stopped, on
     another machine than the one it ran on, and without vllm.
@@ -77,16 +77,17 @@ def revive(config: TeacherOutputs, folder: Path) -> None:
         ServiceError: it does not come up.
     """
     state = read_state(folder)
-    has_ended = state is not None and state["host"] == platform.node() and not _is_alive(state)
-    if state is None or not has_ended or importlib.util.find_spec("vllm") is None:
-        return
-    from msd_models.teacher_command import served_by
+    if state is not None and has_died(state) and importlib.util.find_spec("vllm") is not None:
+        start(config, folder, None, idle_seconds=state["idle_seconds"], wait_seconds=REVIVE_SECONDS)
 
-    bring_up(served_by(config), folder, None, idle_seconds=state["idle_seconds"], wait_seconds=REVIVE_SECONDS)
+
+def has_died(state: Mapping[str, Any]) -> bool:
+    """Whether a server of this machine has ended without being stopped, which would have taken its state away."""
+    return bool(state["host"] == platform.node() and not _is_alive(state))
 
 
 def bring_up(served: "Served", folder: Path, user: str | None, *, idle_seconds: float, wait_seconds: float) -> str:
-    """As `start`, for a server that is called as said; without a user nobody new needs it."""
+    """The same for a server that is called as said."""
     if not Path("/proc/self/environ").is_file():
         raise ServiceError("msd teacher knows its processes by /proc, which this system lacks; run it on Linux")
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ from prompt_rows import prompt_row
 
 from msd_models.teacher import Teacher
 from msd_models.teacher_command import Served, served_by
-from msd_models.teacher_server import bring_up, revive, start, status, stop
+from msd_models.teacher_server import bring_up, has_died, revive, start, status, stop
 from pipeline.config import TeacherOutputs
 from pipeline.content_store import ContentStore
 from pipeline.errors import ConfigError, ServiceError
@@ -92,17 +92,13 @@ def test_what_is_killed_takes_the_rest_along_is_said_and_started_anew(folder, ki
     assert not any(alive(pid) for pid in (state["pid"], state["server_pid"], child))
 
 
-def test_whoever_asks_a_server_that_died_starts_it_anew_for_those_who_need_it(folder, monkeypatch):
-    monkeypatch.setattr("msd_models.teacher_command.served_by", lambda config: stand_in())
-    revive(SERVED, folder)
-    assert status(folder) == {"state": "stopped"}, "one that nobody started is not"
+def test_one_that_died_is_known_and_started_anew_for_those_who_need_it(folder):
     brought_up(folder, "2024-01-10")
-    first = read_state(folder)
-    revive(SERVED, folder)
-    assert read_state(folder) == first, "one that runs is left alone"
-    os.kill(first["server_pid"], signal.SIGKILL)
-    until(lambda: status(folder)["state"] == "died")
-    both = [threading.Thread(target=revive, args=(SERVED, folder)) for _ in range(2)]
+    state = read_state(folder)
+    assert not has_died(state)
+    os.kill(state["server_pid"], signal.SIGKILL)
+    until(lambda: has_died(state))
+    both = [threading.Thread(target=brought_up, args=(folder, None)) for _ in range(2)]
     for thread in both:
         thread.start()
     for thread in both:
@@ -111,19 +107,26 @@ def test_whoever_asks_a_server_that_died_starts_it_anew_for_those_who_need_it(fo
     assert (known["state"], known["users"]) == ("running", ["2024-01-10"])
     assert read_state(folder)["idle_seconds"] == LONG
     assert stop(folder, "2024-01-10") == "the teacher server is stopped"
+    assert read_state(folder) is None, "one that was stopped has left nothing that could be taken for dead"
+
+
+def test_what_did_not_die_here_is_not_started_anew(folder):
     revive(SERVED, folder)
-    assert status(folder) == {"state": "stopped"}, "one that was stopped is not"
-
-
-def test_a_server_that_died_on_another_machine_is_not_started_on_this_one(folder):
+    assert status(folder) == {"state": "stopped"}, "nobody started one"
     brought_up(folder)
     state = read_state(folder)
-    (folder / "server.json").write_text(json.dumps(state | {"host": "another-machine"}))
+    revive(SERVED, folder)
+    assert read_state(folder) == state, "it runs"
+    stop(folder, "")
+    revive(SERVED, folder)
+    assert status(folder) == {"state": "stopped"}, "it was stopped"
+    brought_up(folder)
+    state = read_state(folder) | {"host": "another-machine"}
+    (folder / "server.json").write_text(json.dumps(state))
     os.kill(state["server_pid"], signal.SIGKILL)
     until(lambda: not alive(state["pid"]))
-    before = (folder / "server.json").read_text()
     revive(SERVED, folder)
-    assert (folder / "server.json").read_text() == before
+    assert read_state(folder) == state, "it died elsewhere"
 
 
 def test_a_day_does_not_end_the_server_of_another(folder):
