@@ -8,7 +8,10 @@ READY := $(VENV)/.ready
 FIND_LINKS := $(or $(UV_FIND_LINKS),$(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null))
 TORCH_BACKEND := $(if $(FIND_LINKS),,--torch-backend=cpu)
 
-.PHONY: setup demo test check bench golden docs airflow airflow-backfill airflow-stop clean images images-check stack-check gpu-lock
+LANES ?= 2
+PYTEST = $(BIN)/python -m pytest -n $(LANES) --dist loadgroup --no-loadscope-reorder
+
+.PHONY: setup demo test test-fast budget check bench golden docs airflow airflow-backfill airflow-stop clean clean-work images images-check stack-check gpu-lock
 .DEFAULT_GOAL := help
 
 help: ## Shows the targets
@@ -28,8 +31,14 @@ $(READY): requirements.lock pyproject.toml
 demo: $(READY) ## The whole flow on real input; ends with the results table and the path of report.html
 	@$(BIN)/msd demo
 
-test: $(READY) ## Every test but those that need a GPU
-	@$(BIN)/python -m pytest
+test: $(READY) ## Every test but those that need a GPU, in two lanes; fails where a group outgrew tests/budget.toml
+	@$(PYTEST) --budget=check
+
+test-fast: $(READY) ## The inner loop: no test that is slow, runs vLLM or an Airflow
+	@$(PYTEST) -m 'not slow and not vllm and not airflow and not gpu'
+
+budget: $(READY) ## Runs every test and writes tests/budget.toml from the seconds they took
+	@$(PYTEST) --budget=write
 
 check: $(READY) ## Lint, formatting, types and layers
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -82,5 +91,11 @@ gpu-lock: $(READY) ## Resolves docker/gpu.lock anew: requirements.lock but for w
 		--python-version 3.11 --python-platform x86_64-manylinux_2_28 --no-annotate --custom-compile-command 'make gpu-lock' -o docker/gpu.lock; \
 		ended=$$?; rm -f docker/gpu.constraints; exit $$ended
 
-clean: ## Removes the environment and the default work folder
-	rm -rf $(VENV) work
+clean: ## Removes the environment; the work folder stays, with the completions it has cost
+	rm -rf $(VENV)
+
+clean-work: ## Deletes the work folder [WORK=work] with its teacher completions; asks first
+	@test -f '$(or $(WORK),work)/run.json' || { echo '$(or $(WORK),work) is no work folder of msd' >&2; exit 2; }
+	@du -sh '$(or $(WORK),work)'
+	@printf 'Delete it, with every teacher completion and model in it? Type yes: '; read -r answer; \
+		test "$$answer" = yes && rm -rf '$(or $(WORK),work)' || { echo 'nothing was deleted' >&2; exit 1; }

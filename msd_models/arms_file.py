@@ -15,6 +15,7 @@ from typing import Any, get_args, get_type_hints
 
 from msd_models.arms import NOT_OF_AN_ARM, Arm, Injection, Module
 from msd_models.search_space import read_space
+from msd_models.vector_tables import VectorSource
 from pipeline.config import CtrModel
 from pipeline.errors import ConfigError
 from pipeline.settings import suggest, typed
@@ -44,6 +45,37 @@ def read_arms(arms_file: str = "") -> dict[str, Arm]:
     for arm in arms.values():
         _check(arm, arms, label)
     return arms
+
+
+def compared_arms(config: CtrModel, arms: Mapping[str, Arm]) -> list[Arm]:
+    """The arms that the settings name, each after the one it learns from.
+
+    Raises:
+        ConfigError: an arm is unknown.
+    """
+    unknown = [name for name in config.arms if name not in arms]
+    if unknown:
+        raise ConfigError(f"[ctr_model] arms names {', '.join(unknown)}; there are {', '.join(arms)}")
+    ordered: dict[str, Arm] = {}
+    for name in config.arms:
+        chain = [arms[name]]
+        while chain[-1].learns_from:
+            chain.append(arms[chain[-1].learns_from])
+        ordered.update({arm.name: arm for arm in reversed(chain)})
+    return list(ordered.values())
+
+
+def vectors_read(config: CtrModel) -> frozenset[str]:
+    """Whose vectors the compared arms read: student, tuned, raw_text; empty where every arm is tabular.
+
+    The student's belong to every vector arm: they say which rows have a vector, and placebos are made of them.
+
+    Raises:
+        ConfigError: an arm is unknown, or the arms file is wrong.
+    """
+    read = {arm.vectors for arm in compared_arms(config, read_arms(config.arms_file)) if arm.vectors is not None}
+    made = {VectorSource.TUNED, VectorSource.RAW_TEXT} & read
+    return frozenset(map(str, {VectorSource.STUDENT, *made} if read else ()))
 
 
 def _text(arms_file: str) -> str:

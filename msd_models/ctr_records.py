@@ -47,8 +47,9 @@ class Tables:
     users: Dataset
     item_stats: Dataset
     context_texts: Dataset
-    item_features: Dataset
-    user_features: Dataset
+    item_features: Dataset | None = None
+    user_features: Dataset | None = None
+    """Both None where no arm reads vectors."""
 
 
 def write_records(config: CtrRecords, folder: Path, source: Source, **datasets: Dataset) -> Outcome:
@@ -115,11 +116,16 @@ class _Catalogue:
         seen_at = np.append(stats.column("first_seen_at").cast("int64").to_numpy(), 0)[place_C]
         self.exposures_C = np.append(0, exposures).astype(np.float32)
         self.seen_at_C = np.append(0, seen_at)
-        published = pq.read_table(tables.item_features.folder / "rows.parquet", columns=["vector_row", "item_id"])
-        found_C = positions(self.item_ids, published.column("item_id"))
-        rows = np.append(published.column("vector_row").to_numpy(), -1)[found_C]
-        self.vector_row_C = np.append(0, rows + 1)
+        self.vector_row_C = np.append(0, self._vector_rows(tables.item_features))
         self.codes_C2 = fields.catalogue_codes()
+
+    def _vector_rows(self, item_features: Dataset | None) -> Rows:
+        if item_features is None:
+            return np.zeros(len(self.item_ids), dtype=np.int64)
+        published = pq.read_table(item_features.folder / "rows.parquet", columns=["vector_row", "item_id"])
+        found_C = positions(self.item_ids, published.column("item_id"))
+        rows: Rows = np.append(published.column("vector_row").to_numpy(), -1)[found_C] + 1
+        return rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,7 +188,8 @@ def _write_splits(
 ) -> _Seen:
     dtype = record_type(len(fields.fields), len(fields.numbers), histories.max_history, len(contexts))
     texts = ContextRows(tables.context_texts, contexts)
-    num_users = pq.ParquetFile(tables.user_features.folder / "rows.parquet").metadata.num_rows
+    users = tables.user_features
+    num_users = pq.ParquetFile(users.folder / "rows.parquet").metadata.num_rows if users is not None else 0
     seen = _Seen(
         items=np.zeros(int(catalogue.vector_row_C.max(initial=0)) + 1, dtype=np.bool_),
         users=np.zeros(num_users + 1, dtype=np.bool_),

@@ -70,7 +70,8 @@ def write_report(config: Report, folder: Path, **datasets: Dataset) -> Outcome:
     Args:
         config: settings of the report.
         folder: of the dataset; its parent gets the copies.
-        datasets: every dataset of `pipeline.stages.REPORTED`, committed.
+        datasets: those of `pipeline.stages.REPORTED` that the compared arms need, committed. Without vector arms there
+            is no teacher, student, embedding or publication, and these parts of the report are empty.
 
     Raises:
         StageError: the scores cannot be compared; see `scores.read_scores`.
@@ -78,7 +79,7 @@ def write_report(config: Report, folder: Path, **datasets: Dataset) -> Outcome:
     rows = read_scores(datasets["ctr_model"])
     report = _finite(_gather(config, rows, datasets))
     report["digest"] = report_digest(report)
-    examples = _phrases_side_by_side(datasets["student"], datasets["teacher_outputs"], config.shown_items)
+    examples = _phrases_side_by_side(datasets, config.shown_items)
     pages = {
         "report.json": json.dumps(report, indent=1, allow_nan=False, ensure_ascii=False).encode(),
         "report.html": render(report, examples).encode(),
@@ -95,9 +96,9 @@ def _gather(config: Report, rows: ScoredRows, datasets: Mapping[str, Dataset]) -
     manifests = {name: _manifest(dataset) for name, dataset in datasets.items()}
     trained = manifests["ctr_model"]["details"]
     compared = _comparison(config, rows, read_leaks(datasets["audit"]))
-    quality = json.loads((datasets["teacher_quality"].folder / "quality.json").read_text(encoding="utf-8"))
-    distilled = _picked(manifests["student"]["details"], DISTILLATION_FACTS)
-    tuned = _tuning(datasets["tuned_student"], manifests)
+    teacher = _teacher(datasets, manifests) if "teacher_outputs" in datasets else {}
+    distilled = _picked(manifests["student"]["details"], DISTILLATION_FACTS) if "student" in datasets else {}
+    tuned = _tuning(datasets["tuned_student"], manifests) if "tuned_student" in datasets else {}
     return {
         "source": manifests["ctr_model"].get("source"),
         # Of the newest dataset reported on: a stage has no clock, so the same inputs give the same report.
@@ -107,14 +108,15 @@ def _gather(config: Report, rows: ScoredRows, datasets: Mapping[str, Dataset]) -
         "test": {"rows": len(rows.labels), "clicks": int(rows.labels.sum()), "users": rows.num_users},
         "seeds": list(rows.seeds),
         **compared,
-        "cold_verdict": cold_sentences(compared["cold"], quality, distilled, tuned),
+        "cold_verdict": cold_sentences(compared["cold"], teacher.get("quality", {}), distilled, tuned),
         "distillation": distilled,
         "tuning": tuned,
-        "teacher": {**_teacher(datasets["teacher_outputs"], manifests["teacher_outputs"]), "quality": quality},
+        "teacher": teacher,
         "embedding": {name: _work(manifests[name]) for name in EMBEDDING_STAGES if name in manifests},
         "publish": {
             name: {**manifests[name]["details"], **_work(manifests[name])}
             for name in ("item_features", "user_features", "publication")
+            if name in manifests
         },
         "stages": [{"name": name, **_counts(manifest)} for name, manifest in manifests.items()],
     }
@@ -156,8 +158,9 @@ def _tuning(tuned_student: Dataset, manifests: Mapping[str, Any]) -> dict[str, A
     }
 
 
-def _teacher(teacher_outputs: Dataset, manifest: Mapping[str, Any]) -> dict[str, Any]:
-    table = teacher_outputs.table(["prompt_tokens", "output_tokens"])
+def _teacher(datasets: Mapping[str, Dataset], manifests: Mapping[str, Any]) -> dict[str, Any]:
+    manifest = manifests["teacher_outputs"]
+    table = datasets["teacher_outputs"].table(["prompt_tokens", "output_tokens"])
     output_tokens = pc.sum(table.column("output_tokens")).as_py() or 0
     prompt_tokens = pc.sum(table.column("prompt_tokens")).as_py() or 0
     return {
@@ -167,6 +170,7 @@ def _teacher(teacher_outputs: Dataset, manifest: Mapping[str, Any]) -> dict[str,
         "tokens": output_tokens,
         "prompt_tokens": prompt_tokens,
         "seconds": manifest.get("seconds"),
+        "quality": json.loads((datasets["teacher_quality"].folder / "quality.json").read_text(encoding="utf-8")),
     }
 
 
@@ -183,14 +187,14 @@ def _picked(facts: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
     return {key: facts[key] for key in keys if key in facts}
 
 
-def _phrases_side_by_side(student: Dataset, teacher_outputs: Dataset, num_items: int) -> list[dict[str, Any]]:
+def _phrases_side_by_side(datasets: Mapping[str, Dataset], num_items: int) -> list[dict[str, Any]]:
     """Held-out items with the phrases of both; drawn by a hash of the id, so that nobody picked the good ones."""
-    path = student.folder / "holdout.parquet"
-    if not path.is_file():
+    path = datasets["student"].folder / "holdout.parquet" if "student" in datasets else None
+    if path is None or not path.is_file():
         return []
     held = [row for row in pq.read_table(path, partitioning=None).to_pylist() if row["level"] == "item"]
     held.sort(key=lambda row: hashlib.sha256(row["prompt_id"].encode()).hexdigest())
-    table = teacher_outputs.table(["prompt_id", "rationale"]).to_pydict()
+    table = datasets["teacher_outputs"].table(["prompt_id", "rationale"]).to_pydict()
     rationales = dict(zip(table["prompt_id"], table["rationale"], strict=True))
     return [
         {

@@ -24,7 +24,6 @@ def render(report: Mapping[str, Any], examples: list[dict[str, Any]]) -> str:
         number=_number, signed=_signed, whole=_whole, percent=_percent, duration=_duration, bucket=_bucket
     )
     kinds = {arm["name"]: arm["kind"] for arm in report["arms"]}
-    quality = report["teacher"]["quality"]
     return environment.get_template("report.html.jinja").render(
         report=report,
         examples=examples,
@@ -33,11 +32,21 @@ def render(report: Mapping[str, Any], examples: list[dict[str, Any]]) -> str:
         reliability=charts.reliability(report["reliability"], kinds),
         exposure=charts.exposure(report["exposure"], kinds),
         cold=charts.forest(report["cold"]["arms"]) if report["cold"] else None,
-        tuning_chart=charts.tuning(report["tuning"]["curve"]),
-        sweep=quality_charts.sweep(quality["tau"]),
-        probe_chart=quality_charts.redundancy(quality["redundancy"]),
-        bars={level: quality_charts.coverage(told["strata"]) for level, told in quality["coverage"]["levels"].items()},
+        tuning_chart=charts.tuning(report["tuning"]["curve"]) if report["tuning"] else None,
+        **_quality_charts(report["teacher"]["quality"] if report["teacher"] else None),
     )
+
+
+def _quality_charts(quality: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Pictures of the teacher's rows; none where no teacher was asked."""
+    if quality is None:
+        return {}
+    levels = quality["coverage"]["levels"].items()
+    return {
+        "sweep": quality_charts.sweep(quality["tau"]),
+        "probe_chart": quality_charts.redundancy(quality["redundancy"]),
+        "bars": {level: quality_charts.coverage(facts["strata"]) for level, facts in levels},
+    }
 
 
 def _number(value: float | None, digits: int = 4) -> str:

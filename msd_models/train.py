@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from msd_models.arms import Arm, settings_of
-from msd_models.arms_file import read_arms
+from msd_models.arms_file import compared_arms, read_arms
 from msd_models.ctr_inputs import CtrInputs
 from msd_models.ctr_job import Job, train_one, write_job
 from msd_models.ctr_records import open_inputs
@@ -26,7 +26,6 @@ from msd_models.record_files import Records
 from msd_models.vector_alignment import align_vectors, open_vectors
 from msd_models.vector_tables import SemanticVectors
 from pipeline.config import CtrModel
-from pipeline.errors import ConfigError
 from pipeline.progress import Advance, progress
 from pipeline.storage import Dataset, Outcome
 
@@ -86,18 +85,10 @@ def _ordered(config: CtrModel, arms: Mapping[str, Arm]) -> list[Arm]:
         ConfigError: an unknown arm, or a setting out of its range.
     """
     check_settings("", config)
-    unknown = [name for name in config.arms if name not in arms]
-    if unknown:
-        raise ConfigError(f"[ctr_model] arms names {', '.join(unknown)}; there are {', '.join(arms)}")
-    ordered: dict[str, Arm] = {}
-    for name in config.arms:
-        chain = [arms[name]]
-        while chain[-1].learns_from:
-            chain.append(arms[chain[-1].learns_from])
-        ordered.update({arm.name: arm for arm in reversed(chain)})
-    for arm in ordered.values():
+    ordered = compared_arms(config, arms)
+    for arm in ordered:
         check_settings(arm.name, settings_of(arm, config))
-    return list(ordered.values())
+    return ordered
 
 
 def _train_jobs(

@@ -44,13 +44,23 @@ def align_vectors(folder: Path, datasets: Mapping[str, Dataset], sources: Collec
     Args:
         folder: gets `<source>-<level>.npy`, `…-has.npy` and tables.json, which names every table's space and place.
         datasets: item_features, user_features, context_vectors and those of the sources, by name.
-        sources: which of DATASETS are wanted beside the student's.
+        sources: which of DATASETS are wanted beside the student's; where it is empty, nothing is read.
 
     Raises:
         SpaceMismatch: a source's items, users and texts are not all of one space.
         StageError: a published table is not whole.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    facts: dict[str, dict[str, dict[str, str]]] = {}
+    if sources:
+        facts = _aligned_tables(folder, datasets, sources)
+    write_atomically(folder / "tables.json", json.dumps(facts).encode())
+
+
+def _aligned_tables(
+    folder: Path, datasets: Mapping[str, Dataset], sources: Collection[VectorSource]
+) -> dict[str, dict[str, dict[str, str]]]:
+    """Source → level → where its table lies."""
     rows = {level: _published_rows(datasets[name], KEYS[level]) for level, name in FEATURES.items()}
     rows["contexts"] = datasets["context_vectors"].table(KEYS["contexts"])
     for level in FEATURES:
@@ -66,7 +76,7 @@ def align_vectors(folder: Path, datasets: Mapping[str, Dataset], sources: Collec
                 else _aligned(datasets[name], rows[level], KEYS[level], folder / f"{source}-{level}")
             )
         _check_one_space(source, facts[source])
-    write_atomically(folder / "tables.json", json.dumps(facts).encode())
+    return facts
 
 
 def open_vectors(folder: Path) -> SemanticVectors:
@@ -76,6 +86,9 @@ def open_vectors(folder: Path) -> SemanticVectors:
         VectorSource(source): ArmTables(**{level: _open(told) for level, told in levels.items()})
         for source, levels in facts.items()
     }
+    if not tables:
+        none = np.zeros(0, dtype=np.int64)
+        return SemanticVectors(tables={}, user_N=none, time_N=none)
     users = pq.read_table(folder / "users-rows.parquet")
     return SemanticVectors(
         tables=tables,

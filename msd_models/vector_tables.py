@@ -94,7 +94,7 @@ class SemanticVectors:
 
     @property
     def space_id(self) -> str:
-        """Of the published vectors."""
+        """Of the published vectors; empty where no arm reads any."""
         return self.space_of(VectorSource.STUDENT)
 
     def space_of(self, source: VectorSource) -> str:

@@ -13,7 +13,6 @@ from pipeline.errors import StageError
 from pipeline.job import Job, load
 from pipeline.progress import note
 from pipeline.runner import Plan
-from pipeline.stages import BY_NAME
 from pipeline.storage import Dataset, file_digest, write_shard
 
 MAKER_OF = {
@@ -48,7 +47,7 @@ def examine(plan: Plan) -> Findings:
     Raises:
         StageError: a dataset the audit needs is not made yet.
     """
-    stage = BY_NAME["audit"]
+    stage = plan.stages["audit"]
     missing = [name for name in stage.inputs if plan.dataset(name).manifest is None]
     if missing:
         raise StageError(f"audit needs {', '.join(missing)} first; run: msd run {' '.join(missing)}")

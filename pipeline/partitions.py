@@ -20,7 +20,7 @@ from pipeline import runner, settings
 from pipeline.errors import StageError, UsageError
 from pipeline.runner import Plan
 from pipeline.source import load_source
-from pipeline.stages import BY_NAME, with_ancestors
+from pipeline.stages import with_ancestors
 from pipeline.storage import Workspace, write_atomically, write_once
 
 FOLDER = "partitions"
@@ -138,7 +138,7 @@ def partition_plan(workspace: Workspace, day: str) -> Plan:
     if partition.knowledge_date != day:
         pinned = {name: partition.fingerprints[name] for name in KNOWLEDGE}
     current = _current(workspace, day, partition.call, pinned)
-    refused = {name: _belongs_to(partition, name) for name in pinned}
+    refused = dict(current.refused) | {name: _belongs_to(partition, name) for name in pinned}
     for name in _changed(partition, current):
         if name not in refused:
             refused[name] = (
@@ -153,6 +153,7 @@ def partition_plan(workspace: Workspace, day: str) -> Plan:
         fingerprints=fingerprints,
         date=day,
         refused=refused,
+        stages=current.stages,
     )
 
 
@@ -163,7 +164,7 @@ def make_knowledge(plan: Plan, names: list[str]) -> list[str]:
         The stages that ran.
     """
     partition = read_partition(plan.workspace, plan.date)
-    needed = {stage.name for stage in with_ancestors(names)}
+    needed = {stage.name for stage in with_ancestors(names, plan.stages)}
     missing = [name for name in KNOWLEDGE if name in needed and plan.dataset(name).manifest is None]
     if partition.knowledge_date == plan.date or not missing:
         return []
@@ -194,7 +195,7 @@ def _current(workspace: Workspace, day: str, call: Mapping[str, Any], pinned: Ma
 def _changed(partition: Partition, current: Plan) -> list[str]:
     """Stages that would come out otherwise today; one the project learned since is as its inputs are."""
     changed: list[str] = []
-    for name, stage in BY_NAME.items():
+    for name, stage in current.stages.items():
         recorded = partition.fingerprints.get(name)
         is_changed = recorded != current.fingerprints[name] if recorded else not set(changed).isdisjoint(stage.inputs)
         if is_changed:

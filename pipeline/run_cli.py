@@ -83,6 +83,8 @@ def run(
             runner.run_slice(plan, _one_stage(names), *_slice_numbers(slice_))
             print_json(json_, view.slice_facts(plan, names[0], slice_))
             return
+        if "all" in (stages or []):
+            names = [name for name in names if name not in plan.refused or plan.dataset(name).manifest is not None]
         made = make_knowledge(plan, names) if date is not None and not only else []
         made += runner.run(plan, names, only=only)
     if "report" in names:

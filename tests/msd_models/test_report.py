@@ -12,7 +12,7 @@ from msd_models import metrics
 from msd_models.report import write_report
 from pipeline.config import Report
 from pipeline.errors import StageError
-from pipeline.stages import REPORTED
+from pipeline.stages import REPORTED, stages_for
 
 CONFIG = Report(bootstrap_rounds=60, shown_items=3)
 
@@ -254,3 +254,17 @@ def test_a_missing_run_names_the_file(tmp_path):
     (datasets["ctr_model"].folder / "predictions" / "din-1.parquet").unlink()
     with pytest.raises(StageError, match=r"predictions/din-1\.parquet"):
         write_report(CONFIG, tmp_path / "report" / "0", **datasets)
+
+
+def test_tabular_arms_alone_have_a_report_without_a_teacher(tmp_path):
+    datasets = made_up_datasets(tmp_path / "work", strength={"deepfm": 0.5, "din": 0.55})
+    read = {name: dataset for name, dataset in datasets.items() if name in stages_for(())["report"].inputs}
+    folder = tmp_path / "work" / "report" / "0123"
+    write_report(CONFIG, folder, **read)
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    assert [report[part] for part in ("teacher", "distillation", "tuning", "embedding", "publish")] == [{}] * 5
+    assert [stage["name"] for stage in report["stages"]] == list(read)
+    assert "student" not in read
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    for absent in ("What the teacher said", "tuned by clicks", "The teacher read"):
+        assert absent not in page

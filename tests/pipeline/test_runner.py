@@ -393,7 +393,11 @@ def test_a_setting_changes_its_stage_and_what_follows_or_nothing(root, stage):
     plan = plan_in(root)
     for field in fields(stage.config):
         config = plan.settings[stage.name]
-        settings = {**plan.settings, stage.name: replace(config, **{field.name: another(getattr(config, field.name))})}
+        value = another(getattr(config, field.name))
+        if field.name == "arms_file":
+            value = str(root / "arms.toml")
+            (root / "arms.toml").write_text('[mine]\nbackbone = "din"\n')
+        settings = {**plan.settings, stage.name: replace(config, **{field.name: value})}
         after = make_plan(plan.workspace, plan.source, settings).fingerprints
         wanted = descendants(stage.name) if field.metadata.get("identity", True) else set()
         assert changed_stages(plan.fingerprints, after) == wanted, field.name
