@@ -11,7 +11,7 @@ TORCH_BACKEND := $(if $(FIND_LINKS),,--torch-backend=cpu)
 LANES ?= 2
 PYTEST = $(BIN)/python -m pytest -n $(LANES) --dist loadgroup --no-loadscope-reorder
 
-.PHONY: setup demo test test-fast budget check bench golden docs airflow airflow-backfill airflow-stop clean clean-work images images-check stack-check gpu-lock
+.PHONY: setup demo test test-fast budget check check-style check-types bench golden docs airflow airflow-backfill airflow-stop clean clean-work images images-check stack-check gpu-lock
 .DEFAULT_GOAL := help
 
 help: ## Shows the targets
@@ -41,8 +41,13 @@ budget: $(READY) ## Runs every test and writes tests/budget.toml from the second
 	@$(PYTEST) --budget=write
 
 check: $(READY) ## Lint, formatting, types and layers
+	@$(MAKE) --no-print-directory -j2 --output-sync=target check-style check-types
+
+check-style:
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	@$(BIN)/lint-imports
+
+check-types:
 	@$(BIN)/mypy
 
 bench: $(READY) ## Every benchmark, one after the other

@@ -140,8 +140,8 @@ class Budget:
                 slowest = ", ".join(f"{nodeid} {seconds:.1f} s" for nodeid, seconds in tests.most_common(SHOWN_TESTS))
                 yield (
                     f"{group.prefix} took {tests.total():.0f} s, and {allowed:.0f} s are allowed here ({TOLERANCE}"
-                    f" times its budget at this machine's speed); the slowest: {slowest}. Make them faster, or measure the"
-                    " budget again: make budget"
+                    f" times its budget at this machine's speed); the slowest: {slowest}. Make them faster, or measure"
+                    " the budget again: make budget"
                 )
 
     def text(self, measured: Mapping[str, float]) -> str:
