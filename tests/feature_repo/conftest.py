@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from forked_children import ForkedChildren
 
 from feature_repo.features import write_items, write_users
 from feature_repo.publication import publish
@@ -201,6 +202,12 @@ def own_redis() -> Iterator[None]:
         patch.delenv("REDIS_URL", raising=False)
         patch.delenv("MSD_PROJECT", raising=False)
         yield
+
+
+@pytest.fixture(scope="session")
+def children(own_redis: None, tmp_path_factory: pytest.TempPathFactory) -> ForkedChildren:
+    """Processes with Feast in them, to be killed, stopped or watched."""
+    return ForkedChildren(tmp_path_factory.mktemp("children"))
 
 
 @pytest.fixture
