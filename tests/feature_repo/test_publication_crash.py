@@ -32,9 +32,9 @@ NEXT = "f" * 16
 
 
 @pytest.fixture
-def second(world: Any, build: ModuleType) -> Any:
+def second(copied: Any, build: ModuleType) -> Any:
     """A world with one generation published and the features of the next, of many shards, committed."""
-    world.publish()
+    world = copied
     rows, stats = build.item_vector_rows(ROWS, salt=9), build.item_stats_rows(ROWS)
     many = world.with_(
         item_vectors=build.committed(world.workspace, "item_vectors", schemas.ITEM_VECTORS, rows, "many"),
@@ -74,10 +74,10 @@ def killed_after(begun: Begun, work: Path, generations: Generations, shards: int
 
 
 def test_killed_at_random_moments_readers_stay_on_one_generation(
-    second: Any, world: Any, build: ModuleType, begun: Begun
+    second: Any, copied: Any, build: ModuleType, begun: Begun
 ):
     work = second.workspace.root
-    tables = {build.GENERATION: world.item_vectors.table(), NEXT: second.item_vectors.table()}
+    tables = {build.GENERATION: copied.item_vectors.table(), NEXT: second.item_vectors.table()}
     draw = random.Random(7)
     with running_redis(work) as redis, connect(redis) as client:
         generations = Generations(client, "msd")
@@ -96,7 +96,7 @@ def test_killed_at_random_moments_readers_stay_on_one_generation(
         assert [each.state for each in generations.all()] == [State.COMPLETE]
 
 
-def test_two_publishers_at_once_one_wins_and_one_says_so(second: Any, world: Any, begun: Begun):
+def test_two_publishers_at_once_one_wins_and_one_says_so(second: Any, copied: Any, begun: Begun):
     work = second.workspace.root
     with running_redis(work) as redis, connect(redis) as client, begun(work) as child:
         while child.returncode is None and not client.exists("msd:{msd}:publisher"):
@@ -104,7 +104,7 @@ def test_two_publishers_at_once_one_wins_and_one_says_so(second: Any, world: Any
         # Held still, so that it is surely at work when the other one comes.
         os.kill(child.pid, signal.SIGSTOP)
         with pytest.raises(BusyError, match=f"at work .process {child.pid} on .*, since 20"):
-            world.publish("d" * 16)
+            copied.publish("d" * 16)
         os.kill(child.pid, signal.SIGCONT)
         said = child.ended()
         assert child.returncode == 0, said
@@ -112,7 +112,7 @@ def test_two_publishers_at_once_one_wins_and_one_says_so(second: Any, world: Any
 
 
 def test_a_stopped_publisher_whose_lock_went_to_another_cannot_switch(
-    second: Any, world: Any, build: ModuleType, begun: Begun
+    second: Any, copied: Any, build: ModuleType, begun: Begun
 ):
     work = second.workspace.root
     with running_redis(work) as redis, connect(redis) as client, begun(work) as child:
@@ -127,9 +127,9 @@ def test_a_stopped_publisher_whose_lock_went_to_another_cannot_switch(
         assert child.returncode != 0
         assert "the publisher's lock went to another publisher" in said
         assert client.get("msd:{msd}:publisher"), "the other's lock is not released"
-        assert read_whole(work, {build.GENERATION: world.item_vectors.table()}) == build.GENERATION
+        assert read_whole(work, {build.GENERATION: copied.item_vectors.table()}) == build.GENERATION
         with pytest.raises(BusyError, match="process 1 on elsewhere, since today"):
-            world.publish("9" * 16)
+            copied.publish("9" * 16)
 
 
 def test_values_that_another_program_changes_are_found(world: Any, build: ModuleType):
