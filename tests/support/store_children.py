@@ -1,6 +1,5 @@
 """What processes beside a feature store's test do; in a file of its own, since a child imports it by name."""
 
-import os
 import sys
 import time
 from pathlib import Path
@@ -36,10 +35,3 @@ def hold_redis(work: Path, key: str) -> None:
         sys.stdout.write(f"{redis.port} {client.info('server')['process_id']}\n")
         while not (work / "released").exists():
             time.sleep(0.01)
-
-
-def show_redis(work: Path, url: str) -> None:
-    """Prints all that an address of a server shows of itself."""
-    os.environ["REDIS_URL"] = url
-    with running_redis(work) as redis:
-        sys.stdout.write(f"{redis} {redis.shown} {redis.connection_string}\n")
