@@ -32,6 +32,7 @@ from feature_repo.switching import known_as
 from pipeline.errors import StageError
 
 if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
     from redis import Redis as Client
 
 SAMPLED_SHARDS = 20
@@ -88,7 +89,7 @@ def look(work: Path, how: Look) -> Seen:
         ServiceError: Redis cannot be reached, or holds something that is no value of ours.
     """
     home = work / "feast"
-    with connected(work) as (redis, client), link(redis) as opened:
+    with connected(work) as (redis, client):
         generation = Generations(client, project_name()).active()
         if generation is None:
             raise StageError(f"no generation of the project {project_name()} is active; run: msd publish")
@@ -98,7 +99,9 @@ def look(work: Path, how: Look) -> Seen:
                 f"the active generation {generation.name} was published from another work folder; run msd canary there"
             )
         job = _job(work, here)
-        counted = _compare(job, client, opened, how)
+        with link(redis) as opened, duckdb_session(job.folder) as session:
+            counted = _compare(job, session, client, opened, how)
+            coverage = _coverage(job, session, how.catalogue, here)
         return Seen(
             generation=generation.name,
             space_id=generation.space_id,
@@ -109,7 +112,7 @@ def look(work: Path, how: Look) -> Seen:
             expiring=sum(view.pop("expiring") for view in counted.values()),
             unknown=_unknown(job, client) if how.scans else None,
             newest_event_at=_newest(job),
-            coverage=_coverage(job, how.catalogue, here),
+            coverage=coverage,
         )
 
 
@@ -142,13 +145,15 @@ def _pointer_told(client: "Client", job: WriteJob, generation: Generation, named
     return "; ".join(wrong)
 
 
-def _compare(job: WriteJob, client: "Client", opened: RedisLink, how: Look) -> dict[str, dict[str, Any]]:
+def _compare(
+    job: WriteJob, session: "DuckDBPyConnection", client: "Client", opened: RedisLink, how: Look
+) -> dict[str, dict[str, Any]]:
     """Sampled keys of every view, byte by byte."""
     counted = {}
     for entity in entities_of(job.plans):
         sample = _sample(job, entity, how)
         for view in views_of(job, sample) if sample.num_rows else ():
-            expected = as_offline(job, view)
+            expected = as_offline(session, job, view)
             gone_offline = view.rows.num_rows - expected.rows.num_rows
             bad = view.rows.column(0).slice(0, 0).combine_chunks()
             if expected.rows.num_rows:
@@ -250,23 +255,22 @@ def _newest(job: WriteJob) -> float | None:
     return max(times) if times else None
 
 
-def _coverage(job: WriteJob, catalogue: Path | None, here: Registered) -> dict[str, int]:
+def _coverage(job: WriteJob, session: "DuckDBPyConnection", catalogue: Path | None, here: Registered) -> dict[str, int]:
     items = files_of(catalogue) if catalogue is not None else files_of(job.work / here.items / ITEM_STATS)
     users = files_of(job.work / here.users / USER_HISTORIES)
     counted: dict[str, int] = {}
-    with duckdb_session(job.folder) as session:
-        for entity, wanted in (("item", items), ("user", users)):
-            key, kind = f"{entity}_id", f"{entity}_vectors"
-            chosen = [files_of(path) for path in shard_files(job.folder, entity)]
-            online = f'SELECT {key}, "{kind}.vector_row" AS found FROM read_parquet(?)'
-            if not chosen:
-                online, chosen = f"SELECT {key}, NULL AS found FROM read_parquet(?) LIMIT 0", [wanted]
-            query = f"""
-                SELECT count(*), count(online.found) FROM
-                (SELECT DISTINCT {key} FROM read_parquet(?) WHERE {key} <> '')
-                LEFT JOIN ({online}) AS online USING ({key})
-            """
-            row = session.execute(query, [wanted, chosen]).fetchone()
-            assert row is not None
-            counted |= {f"{entity}s": int(row[0]), f"{entity}s_with_vector": int(row[1])}
+    for entity, wanted in (("item", items), ("user", users)):
+        key, kind = f"{entity}_id", f"{entity}_vectors"
+        chosen = [files_of(path) for path in shard_files(job.folder, entity)]
+        online = f'SELECT {key}, "{kind}.vector_row" AS found FROM read_parquet(?)'
+        if not chosen:
+            online, chosen = f"SELECT {key}, NULL AS found FROM read_parquet(?) LIMIT 0", [wanted]
+        query = f"""
+            SELECT count(*), count(online.found) FROM
+            (SELECT DISTINCT {key} FROM read_parquet(?) WHERE {key} <> '')
+            LEFT JOIN ({online}) AS online USING ({key})
+        """
+        row = session.execute(query, [wanted, chosen]).fetchone()
+        assert row is not None
+        counted |= {f"{entity}s": int(row[0]), f"{entity}s_with_vector": int(row[1])}
     return counted

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from feature_repo.feast_format import redis_keys
-from feature_repo.online_rows import entities_of, sample_rows
+from feature_repo.online_rows import duckdb_session, entities_of, sample_rows
 from feature_repo.redis_address import Redis, connect
 from feature_repo.redis_link import link
 from feature_repo.shard_writer import WriteJob, entity_plans, mean_memory, write_table
@@ -51,10 +51,10 @@ def bytes_per_key(redis: Redis, job: WriteJob) -> dict[str, float]:
     """
     scratch = _SCRATCH_LETTER * len(job.project)
     measured = {}
-    with connect(redis) as client, link(redis) as opened:
+    with connect(redis) as client, link(redis) as opened, duckdb_session(job.folder) as session:
         for entity in entities_of(job.plans):
             plans = entity_plans(job, entity)
-            rows: pa.Table = sample_rows(plans, SAMPLE_KEYS, job.folder)
+            rows: pa.Table = sample_rows(session, plans, SAMPLE_KEYS)
             if not rows.num_rows:
                 continue
             keys = redis_keys(plans[0].key.name, rows.column(0).to_pylist(), scratch)

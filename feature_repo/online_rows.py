@@ -106,19 +106,18 @@ def view_rows(shard: pa.Table, plan: ViewPlan) -> pa.Table:
     return pa.table(columns)
 
 
-def offline_rows(plan: ViewPlan, rows: pa.Table, folder: Path) -> pa.Table:
+def offline_rows(session: "DuckDBPyConnection", plan: ViewPlan, rows: pa.Table) -> pa.Table:
     """What the offline files hold for some keys at some times, the vector included.
 
     Args:
+        session: of duckdb_session.
         plan: the view.
         rows: with the key and event_timestamp.
-        folder: where DuckDB may spill.
     """
     names = [plan.key.name, *(field.name for field in plan.features), TIME]
-    with duckdb_session(folder) as session:
-        session.register("wanted", rows.select([plan.key.name, TIME]))
-        query = f"SELECT {', '.join(names)} FROM {read_source(plan)} SEMI JOIN wanted USING ({plan.key.name}, {TIME})"
-        return session.execute(query).to_arrow_table()
+    session.register("wanted", rows.select([plan.key.name, TIME]))
+    query = f"SELECT {', '.join(names)} FROM {read_source(plan)} SEMI JOIN wanted USING ({plan.key.name}, {TIME})"
+    return session.execute(query).to_arrow_table()
 
 
 def entities_of(plans: Sequence[ViewPlan]) -> list[str]:
@@ -137,23 +136,22 @@ def count_wanted(plans: Sequence[ViewPlan], wanted: Wanted, folder: Path) -> dic
         return counted
 
 
-def sample_rows(plans: Sequence[ViewPlan], count: int, folder: Path) -> pa.Table:
+def sample_rows(session: "DuckDBPyConnection", plans: Sequence[ViewPlan], count: int) -> pa.Table:
     """Some keys of one entity as a shard has them, the first by a hash.
 
     Args:
+        session: of duckdb_session.
         plans: the entity's views.
         count: keys wanted.
-        folder: where DuckDB may spill.
     """
     key = plans[0].key.name
-    with duckdb_session(folder) as session:
-        query = f"SELECT * FROM ({_latest(plans)}) ORDER BY md5({key}), {key} LIMIT {count}"
-        return session.execute(query).to_arrow_table()
+    query = f"SELECT * FROM ({_latest(plans)}) ORDER BY md5({key}), {key} LIMIT {count}"
+    return session.execute(query).to_arrow_table()
 
 
 @contextmanager
 def duckdb_session(folder: Path) -> "Iterator[DuckDBPyConnection]":
-    """A DuckDB that spills into a folder and leaves nothing there."""
+    """A DuckDB that spills into a folder and leaves nothing there; opening one takes 10 ms, so queries share it."""
     import duckdb
 
     spill = folder / ".duckdb"

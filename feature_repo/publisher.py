@@ -18,6 +18,7 @@ from feature_repo.online_rows import (
     choose_rows,
     chosen_before,
     count_wanted,
+    duckdb_session,
     entities_of,
     num_rows,
     shard_files,
@@ -144,11 +145,12 @@ class Publisher:
     def _compare_with_offline(self) -> int:
         """Redis against the Parquet files, the vectors of which are read there and not from vectors.npy."""
         compared = 0
-        with link(self.site.redis) as opened:
+        with link(self.site.redis) as opened, duckdb_session(self.job.folder) as session:
             for entity in entities_of(self.job.plans):
                 sample = self._sample(entity)
                 for view in views_of(self.job, sample) if sample.num_rows else ():
-                    refuse_differing(as_offline(self.job, view), opened, self.job.project, "the offline store has")
+                    expected = as_offline(session, self.job, view)
+                    refuse_differing(expected, opened, self.job.project, "the offline store has")
                 compared += sample.num_rows
         return compared
 

@@ -1,6 +1,6 @@
 """What Feast's registry holds: the views of each generation, and the service `ctr` on those of the active one."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -29,12 +29,13 @@ def point_service(store: "FeatureStore", names: Sequence[str]) -> None:
     _apply(store, [feature_service(views[0].tags["space_id"], views)])
 
 
-def note_written(store: "FeatureStore", name: str, first: datetime, last: datetime) -> None:
-    """Tells the registry from when to when a view's values are online, as `feast materialize` would; once."""
-    view = store.get_feature_view(name)
-    if (first, last) not in [(start, end) for start, end in view.materialization_intervals]:
-        store.registry.apply_materialization(view, store.project, first, last)
-        store.refresh_registry()
+def note_written(store: "FeatureStore", intervals: Mapping[str, tuple[datetime, datetime]]) -> None:
+    """Tells the registry from when to when each view's values are online, as `feast materialize` would; once."""
+    for name, (first, last) in intervals.items():
+        view = store.get_feature_view(name)
+        if (first, last) not in [(start, end) for start, end in view.materialization_intervals]:
+            store.registry.apply_materialization(view, store.project, first, last)
+    store.refresh_registry()
 
 
 def remove_views(store: "FeatureStore", names: Iterable[str]) -> None:

@@ -26,6 +26,7 @@ from feature_repo.vector_codec import Codec, Encoded
 from pipeline.errors import ServiceError
 
 if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
     from redis import Redis as Client
 
 VERIFIED_ROWS = 5_000
@@ -89,9 +90,9 @@ def views_of(job: WriteJob, shard: pa.Table) -> list[Shard]:
     return made
 
 
-def as_offline(job: WriteJob, view: Shard) -> Shard:
+def as_offline(session: "DuckDBPyConnection", job: WriteJob, view: Shard) -> Shard:
     """The same keys' rows as the offline files hold them, whose vectors are read there and not from vectors.npy."""
-    rows = offline_rows(view.plan, view.rows, job.folder)
+    rows = offline_rows(session, view.plan, view.rows)
     if "vector" not in rows.column_names:
         return Shard(plan=view.plan, rows=rows, encoded=None)
     vectors = rows.column("vector").combine_chunks()

@@ -58,8 +58,8 @@ def note_intervals(home: Path, plans: Sequence[ViewPlan], folder: Path) -> None:
         plans: the views of a generation.
         folder: of the publication.
     """
-    with duckdb_session(folder) as session, quiet_feast():
-        store = open_store(home)
+    intervals = {}
+    with duckdb_session(folder) as session:
         for plan in plans:
             files = [files_of(path) for path in shard_files(folder, entity_of(plan))]
             column = f'"{plan.tags["kind"]}.{TIME}"'
@@ -67,7 +67,9 @@ def note_intervals(home: Path, plans: Sequence[ViewPlan], folder: Path) -> None:
                 table = session.execute(f"SELECT min({column}) a, max({column}) b FROM read_parquet(?)", [files])
                 first, last = (each[0].as_py() for each in table.to_arrow_table().columns)
                 if first is not None:
-                    note_written(store, plan.name, first, last)
+                    intervals[plan.name] = (first, last)
+    with quiet_feast():
+        note_written(open_store(home), intervals)
 
 
 def persist(redis: Redis) -> None:

@@ -1,5 +1,6 @@
 """Small committed datasets in a workspace, as the stages above feature_repo leave them."""
 
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -11,9 +12,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from forked_children import ForkedChildren
 
 from feature_repo.features import write_items, write_users
 from feature_repo.publication import publish
+from feature_repo.redis_server import running_redis
+from feature_repo.store import write_settings
 from pipeline import schemas
 from pipeline.config import Features, Publication
 from pipeline.storage import Dataset, Outcome, Workspace, commit, write_shard
@@ -45,6 +49,11 @@ class World:
     @property
     def home(self) -> Path:
         return self.workspace.root / "feast"
+
+    @property
+    def receipt(self) -> Dataset:
+        """The publication GENERATION."""
+        return self.workspace.dataset("publication", GENERATION, None)
 
     def item_features(self, fingerprint: str = ITEMS) -> Dataset:
         """Committed item_features; needs neither Feast nor Redis."""
@@ -203,6 +212,12 @@ def own_redis() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session")
+def children(own_redis: None, tmp_path_factory: pytest.TempPathFactory) -> ForkedChildren:
+    """Processes with Feast in them, to be killed, stopped or watched."""
+    return ForkedChildren(tmp_path_factory.mktemp("children"))
+
+
 @pytest.fixture
 def world(tmp_path: Path) -> World:
     return make_world(tmp_path / "work")
@@ -222,3 +237,23 @@ def published(own_redis: None, tmp_path_factory: pytest.TempPathFactory) -> tupl
     items, users = made.item_features(), made.user_features()
     made.publish(items=items, users=users)
     return made, items, users
+
+
+@pytest.fixture
+def copied(published: tuple[World, Dataset, Dataset], tmp_path: Path) -> Iterator[World]:
+    """A world of the test's own in which GENERATION is published and Redis is up: a copy of `published`.
+
+    The views in its registry name files of the original, which hold the same.
+    """
+    original = published[0]
+    shutil.copytree(original.workspace.root, tmp_path / "work")
+    workspace = Workspace(tmp_path / "work")
+    names = ("item_vectors", "item_stats", "user_vectors", "histories", "user_stats")
+    tables: dict[str, Dataset] = {name: getattr(original, name) for name in names}
+    world = World(
+        workspace=workspace,
+        **{name: workspace.dataset(name, table.fingerprint, table.schema) for name, table in tables.items()},
+    )
+    with running_redis(workspace.root) as redis:
+        write_settings(world.home, redis)
+        yield world

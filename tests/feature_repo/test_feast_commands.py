@@ -1,8 +1,6 @@
 """Feast's own commands in a work folder, and a repository of somebody's own on top of it: as in Feast's docs."""
 
 import json
-import os
-import signal
 import socket
 import subprocess
 import sys
@@ -15,6 +13,8 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from forked_children import ForkedChildren
+from store_children import feast_command
 
 from feature_repo.redis_address import connect
 from feature_repo.redis_server import running_redis
@@ -56,11 +56,10 @@ def home(own_redis: None, build: ModuleType, tmp_path_factory: pytest.TempPathFa
         yield world.home
 
 
-def feast(*arguments: str, cwd: Path) -> str:
-    """Runs Feast's command; returns what it says."""
+def installed_feast(*arguments: str, cwd: Path) -> None:
+    """Runs the command that a user has: with Feast's own checks of types, which msd switches off in its processes."""
     ended = subprocess.run([FEAST, *arguments], cwd=cwd, capture_output=True, text=True, timeout=240, check=False)
     assert ended.returncode == 0, ended.stderr[-3000:]
-    return ended.stdout
 
 
 def registry_content(home: Path) -> dict[str, Any]:
@@ -82,49 +81,42 @@ def redis_content(home: Path) -> dict[bytes, bytes | None]:
         return {key: client.dump(key) for key in client.keys()}  # noqa: SIM118
 
 
-def test_feast_apply_in_a_work_folder_changes_nothing(home: Path):
+def test_feast_apply_in_a_work_folder_changes_nothing(home: Path, children: ForkedChildren):
     registry, online = registry_content(home), redis_content(home)
     assert len(registry["views"]) == len(registry["sources"]) == 10
-    feast("apply", cwd=home)
+    installed_feast("apply", cwd=home)
     assert registry_content(home) == registry
     assert redis_content(home) == online
-    listed = feast("feature-views", "list", cwd=home)
+    listed = children.call(feast_command, "feature-views", "list", cwd=home)
     assert all(name in listed for name in registry["views"])
 
 
 @contextmanager
-def served(home: Path, command: str) -> Iterator[str]:
+def served(children: ForkedChildren, home: Path, command: str) -> Iterator[str]:
     """`feast serve` or `feast ui` on a free port of this machine; yields its address."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    arguments = [FEAST, command, "--host", "127.0.0.1", "--port", str(port)]
-    process = subprocess.Popen(
-        arguments, cwd=home, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
-    try:
+    arguments = (command, "--host", "127.0.0.1", "--port", str(port))
+    with children.running(feast_command, *arguments, cwd=home) as child:
         deadline = time.monotonic() + 180
         while time.monotonic() < deadline:
-            assert process.poll() is None, f"feast {command} ended by itself"
+            assert child.returncode is None, f"feast {command} ended by itself"
             try:
                 socket.create_connection(("127.0.0.1", port), timeout=1).close()
                 break
             except OSError:
-                time.sleep(0.2)
+                time.sleep(0.05)
         yield f"http://127.0.0.1:{port}"
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGTERM)
-            process.wait(30)
 
 
-def test_feast_serve_answers_with_the_active_generation(home: Path, build: ModuleType):
+def test_feast_serve_answers_with_the_active_generation(home: Path, build: ModuleType, children: ForkedChildren):
     wanted = {
         "feature_service": "ctr",
         "entities": {"item_id": ["i003", "nothing"], "user_id": ["u001", "u002"]},
         "full_feature_names": True,
     }
-    with served(home, "serve") as address:
+    with served(children, home, "serve") as address:
         request = urllib.request.Request(
             f"{address}/get-online-features", json.dumps(wanted).encode(), {"Content-Type": "application/json"}
         )
@@ -136,8 +128,8 @@ def test_feast_serve_answers_with_the_active_generation(home: Path, build: Modul
     assert found["user_stats__exposures"]["values"] == [21, 22]
 
 
-def test_feast_ui_shows_the_project(home: Path):
-    with served(home, "ui") as address:
+def test_feast_ui_shows_the_project(home: Path, children: ForkedChildren):
+    with served(children, home, "ui") as address:
         with urllib.request.urlopen(f"{address}/projects-list.json", timeout=60) as answer:
             assert [each["id"] for each in json.load(answer)["projects"]] == ["msd"]
         with urllib.request.urlopen(address, timeout=60) as answer:
@@ -145,7 +137,7 @@ def test_feast_ui_shows_the_project(home: Path):
 
 
 def test_a_repository_of_ones_own_has_the_generations_beside_its_own_views(
-    home: Path, build: ModuleType, tmp_path: Path
+    home: Path, build: ModuleType, children: ForkedChildren, tmp_path: Path
 ):
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -157,7 +149,7 @@ def test_a_repository_of_ones_own_has_the_generations_beside_its_own_views(
     (tmp_path / "feature_store.yaml").write_text(settings)
     (tmp_path / "mine.py").write_text(OWN_REPOSITORY.format(work=work))
     before = redis_content(home)
-    feast("apply", cwd=tmp_path)
+    children.call(feast_command, "apply", cwd=tmp_path)
     assert redis_content(home) == before
     with quiet_feast():
         store = open_store(tmp_path)

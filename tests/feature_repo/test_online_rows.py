@@ -17,6 +17,7 @@ from feature_repo.online_rows import (
     chosen_before,
     chosen_digest,
     count_wanted,
+    duckdb_session,
     files_of,
     sample_rows,
     shard_files,
@@ -145,7 +146,8 @@ def test_a_killed_choice_is_no_choice(build: ModuleType, tmp_path: Path):
 
 def test_the_sample_is_the_same_keys_every_time(build: ModuleType, tmp_path: Path):
     plans, _ = made_up(build, tmp_path, 6)
-    first, second = (sample_rows(plans[:2], 10, tmp_path) for _ in range(2))
+    with duckdb_session(tmp_path) as session:
+        first, second = (sample_rows(session, plans[:2], 10) for _ in range(2))
     assert first.equals(second)
     assert first.num_rows == 10
     assert not (tmp_path / ".duckdb").exists()

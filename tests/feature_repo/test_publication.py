@@ -162,9 +162,8 @@ def reading(work: Path, tables: dict[str, Any]) -> Iterator[list[str]]:
         reader.join()
 
 
-def test_generations_live_side_by_side_and_readers_move_as_one(world: Any, build: ModuleType):
-    work, home = world.workspace.root, world.home
-    first = world.publish()
+def test_generations_live_side_by_side_and_readers_move_as_one(copied: Any, build: ModuleType):
+    world, work, home, first = copied, copied.workspace.root, copied.home, copied.receipt
     changed = build.item_vector_rows(40, salt=9)
     vectors = build.committed(world.workspace, "item_vectors", schemas.ITEM_VECTORS, changed, "changed")
     other = world.with_(item_vectors=vectors)
@@ -220,9 +219,9 @@ def test_generations_live_side_by_side_and_readers_move_as_one(world: Any, build
         assert len(store.list_data_sources()) == 5
 
 
-def test_a_committed_generation_is_brought_back_into_an_empty_redis(world: Any):
+def test_a_committed_generation_is_brought_back_into_an_empty_redis(copied: Any):
+    world, receipt = copied, copied.receipt
     items, users = world.item_features(), world.user_features()
-    receipt = world.publish(items=items, users=users)
     content = redis_content(world.workspace.root)
     again = Publication(**{"min_effective_rank": 1.5})
     assert not ensure_published(again, receipt, [items, users])
@@ -257,9 +256,8 @@ def test_what_the_server_cannot_hold_is_not_begun(world: Any, build: ModuleType)
     assert [line.state for line in listed(world.workspace.root)] == ["active"]
 
 
-def test_under_a_budget_users_come_first_then_the_most_exposed_items(world: Any):
-    full = world.publish("1" * 16)
-    each = full.details["bytes_per_key"]
+def test_under_a_budget_users_come_first_then_the_most_exposed_items(copied: Any):
+    world, each = copied, copied.receipt.details["bytes_per_key"]
     budget = (12 * each["user"] + 10.5 * each["item"]) / 2**20
     receipt = world.publish("2" * 16, memory_mib=budget, grace_hours=0.0)
     kept = receipt.details["online_keys"]
@@ -291,8 +289,8 @@ def test_narrow_vectors_are_bytes_to_feast_and_vectors_to_a_lookup(settings: dic
     assert list(joined["item_vectors__vector"][0]) == pytest.approx(wanted_ND[3]), "offline keeps the whole vector"
 
 
-def test_a_generation_nobody_reads_waits_until_it_is_activated(world: Any):
-    first = world.publish()
+def test_a_generation_nobody_reads_waits_until_it_is_activated(copied: Any):
+    world, first = copied, copied.receipt
     world.publish(NEXT, activate=False)
     with vector_lookup(world.workspace.root) as lookup:
         assert lookup.pointer.generation == first.fingerprint
@@ -303,8 +301,8 @@ def test_a_generation_nobody_reads_waits_until_it_is_activated(world: Any):
     )
 
 
-def test_the_tuned_space_waits_beside_the_students(world: Any, build: ModuleType):
-    first = world.publish()
+def test_the_tuned_space_waits_beside_the_students(copied: Any, build: ModuleType):
+    world, first = copied, copied.receipt
     other = build.make_world(world.workspace.root, space=build.OTHER_SPACE, salt=5)
     made = {}
     for name, digits in (("tuned_item_features", "c"), ("tuned_user_features", "d"), ("tuned_publication", "f")):
@@ -340,8 +338,8 @@ def test_mixed_spaces_publish_nothing(world: Any, build: ModuleType):
     assert not (world.workspace.root / "redis").exists()
 
 
-def test_another_space_replaces_the_first_and_is_compared_by_neighbours(world: Any, build: ModuleType):
-    world.publish()
+def test_another_space_replaces_the_first_and_is_compared_by_neighbours(copied: Any, build: ModuleType):
+    world = copied
     other = build.make_world(world.workspace.root, space=build.OTHER_SPACE, salt=5)
     made = other.publish(NEXT, items=other.item_features("c" * 16), users=other.user_features("d" * 16))
     against = made.details["checks"]["item_features"]["against_active"]
@@ -351,8 +349,8 @@ def test_another_space_replaces_the_first_and_is_compared_by_neighbours(world: A
         assert (lookup.space_id, lookup.pointer.generation) == (build.OTHER_SPACE, NEXT)
 
 
-def test_deleted_items_are_counted_and_gone(world: Any, build: ModuleType):
-    world.publish()
+def test_deleted_items_are_counted_and_gone(copied: Any, build: ModuleType):
+    world = copied
     rows = build.item_vector_rows(40)[:37]
     vectors = build.committed(world.workspace, "item_vectors", schemas.ITEM_VECTORS, rows, "fewer")
     stats = build.committed(world.workspace, "item_stats", schemas.ITEM_STATS, build.item_stats_rows(37), "fewer")
@@ -365,8 +363,8 @@ def test_deleted_items_are_counted_and_gone(world: Any, build: ModuleType):
     assert found_N.tolist() == [True, False, False]
 
 
-def test_other_rows_under_the_same_name_leave_nothing_behind(world: Any):
-    folder = world.publish().folder
+def test_other_rows_under_the_same_name_leave_nothing_behind(copied: Any):
+    world, folder = copied, copied.receipt.folder
     before = redis_content(world.workspace.root)
     (folder / "online" / "chosen.json").unlink()
     (folder / "manifest.json").unlink()

@@ -3,17 +3,17 @@
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+from forked_children import Child, ForkedChildren
+from store_children import publish_generation
 
 from feature_repo.generations import Generations, State
 from feature_repo.lookup import vector_lookup
@@ -29,26 +29,12 @@ pytestmark = [pytest.mark.redis, pytest.mark.feast, pytest.mark.slow]
 
 ROWS = 2000
 NEXT = "f" * 16
-PUBLISH = """
-import sys
-from pathlib import Path
-from feature_repo.publication import publish
-from pipeline.config import Publication
-from pipeline.storage import Workspace
-
-work = Workspace(Path(sys.argv[1]))
-output = work.dataset("publication", sys.argv[2], None)
-output.folder.mkdir(parents=True, exist_ok=True)
-items = work.dataset("item_features", "c" * 16, None)
-users = work.dataset("user_features", "b" * 16, None)
-publish(Publication(max_drift=3.0, min_effective_rank=1.0, shard_rows=25), output.folder, items, users)
-"""
 
 
 @pytest.fixture
-def second(world: Any, build: ModuleType) -> Any:
+def second(copied: Any, build: ModuleType) -> Any:
     """A world with one generation published and the features of the next, of many shards, committed."""
-    world.publish()
+    world = copied
     rows, stats = build.item_vector_rows(ROWS, salt=9), build.item_stats_rows(ROWS)
     many = world.with_(
         item_vectors=build.committed(world.workspace, "item_vectors", schemas.ITEM_VECTORS, rows, "many"),
@@ -58,22 +44,13 @@ def second(world: Any, build: ModuleType) -> Any:
     return many
 
 
-@contextmanager
-def begun(work: Path, name: str = NEXT) -> Iterator[subprocess.Popen[bytes]]:
-    """A publication in a process of its own, which does not outlive the test."""
-    process = subprocess.Popen([sys.executable, "-c", PUBLISH, str(work), name], stderr=subprocess.PIPE)
-    with process:
-        try:
-            yield process
-        finally:
-            process.kill()
+Begun = Callable[..., AbstractContextManager[Child]]
 
 
-def said_at_the_end(process: subprocess.Popen[bytes]) -> bytes:
-    assert process.stderr is not None
-    said = process.stderr.read()
-    process.wait(timeout=120)
-    return said
+@pytest.fixture
+def begun(children: ForkedChildren) -> Begun:
+    """Starts a publication in a process of its own, which does not outlive the block."""
+    return lambda work, name=NEXT: children.running(publish_generation, work, name)
 
 
 def read_whole(work: Path, tables: dict[str, Any]) -> str:
@@ -88,67 +65,71 @@ def read_whole(work: Path, tables: dict[str, Any]) -> str:
     return generation
 
 
-def killed_after(work: Path, generations: Generations, shards: int) -> set[int]:
+def killed_after(begun: Begun, work: Path, generations: Generations, shards: int) -> set[int]:
     """Begins a publication, kills it once so many shards are there, and says which are."""
-    with begun(work) as process:
-        while process.poll() is None and len(generations.written_shards(NEXT)) < shards:
+    with begun(work) as child:
+        while child.returncode is None and len(generations.written_shards(NEXT)) < shards:
             time.sleep(0.001)
     return generations.written_shards(NEXT)
 
 
-def test_killed_at_random_moments_readers_stay_on_one_generation(second: Any, world: Any, build: ModuleType):
+def test_killed_at_random_moments_readers_stay_on_one_generation(
+    second: Any, copied: Any, build: ModuleType, begun: Begun
+):
     work = second.workspace.root
-    tables = {build.GENERATION: world.item_vectors.table(), NEXT: second.item_vectors.table()}
+    tables = {build.GENERATION: copied.item_vectors.table(), NEXT: second.item_vectors.table()}
     draw = random.Random(7)
     with running_redis(work) as redis, connect(redis) as client:
         generations = Generations(client, "msd")
-        first = killed_after(work, generations, draw.randrange(1, 20))
+        first = killed_after(begun, work, generations, draw.randrange(1, 20))
         assert 0 < len(first) < ROWS / 25
         assert read_whole(work, tables) == build.GENERATION
-        again = killed_after(work, generations, len(first) + draw.randrange(1, 20))
+        again = killed_after(begun, work, generations, len(first) + draw.randrange(1, 20))
         assert first < again, "it goes on where it was"
         assert read_whole(work, tables) in tables
         # A server that lost its data has lost the marks of it, and everything is written anew.
         client.flushall()
-        with begun(work) as process:
-            said = said_at_the_end(process)
-            assert process.returncode == 0, said
+        with begun(work) as child:
+            said = child.ended()
+            assert child.returncode == 0, said
         assert read_whole(work, tables) == NEXT
         assert [each.state for each in generations.all()] == [State.COMPLETE]
 
 
-def test_two_publishers_at_once_one_wins_and_one_says_so(second: Any, world: Any):
+def test_two_publishers_at_once_one_wins_and_one_says_so(second: Any, copied: Any, begun: Begun):
     work = second.workspace.root
-    with running_redis(work) as redis, connect(redis) as client, begun(work) as process:
-        while process.poll() is None and not client.exists("msd:{msd}:publisher"):
+    with running_redis(work) as redis, connect(redis) as client, begun(work) as child:
+        while child.returncode is None and not client.exists("msd:{msd}:publisher"):
             time.sleep(0.001)
         # Held still, so that it is surely at work when the other one comes.
-        os.kill(process.pid, signal.SIGSTOP)
-        with pytest.raises(BusyError, match=f"at work .process {process.pid} on .*, since 20"):
-            world.publish("d" * 16)
-        os.kill(process.pid, signal.SIGCONT)
-        said = said_at_the_end(process)
-        assert process.returncode == 0, said
+        os.kill(child.pid, signal.SIGSTOP)
+        with pytest.raises(BusyError, match=f"at work .process {child.pid} on .*, since 20"):
+            copied.publish("d" * 16)
+        os.kill(child.pid, signal.SIGCONT)
+        said = child.ended()
+        assert child.returncode == 0, said
     assert [(line.generation[0], line.state) for line in listed(work)] == [("e", "previous"), ("f", "active")]
 
 
-def test_a_stopped_publisher_whose_lock_went_to_another_cannot_switch(second: Any, world: Any, build: ModuleType):
+def test_a_stopped_publisher_whose_lock_went_to_another_cannot_switch(
+    second: Any, copied: Any, build: ModuleType, begun: Begun
+):
     work = second.workspace.root
-    with running_redis(work) as redis, connect(redis) as client, begun(work) as process:
+    with running_redis(work) as redis, connect(redis) as client, begun(work) as child:
         generations = Generations(client, "msd")
-        while process.poll() is None and len(generations.written_shards(NEXT)) < 5:
+        while child.returncode is None and len(generations.written_shards(NEXT)) < 5:
             time.sleep(0.001)
-        os.kill(process.pid, signal.SIGSTOP)
+        os.kill(child.pid, signal.SIGSTOP)
         # Its lock has run out meanwhile, and a publisher on another machine has taken it.
         client.set("msd:{msd}:publisher", '{"token": "other", "host": "elsewhere", "pid": 1, "since": "today"}')
-        os.kill(process.pid, signal.SIGCONT)
-        said = said_at_the_end(process)
-        assert process.returncode != 0
-        assert b"the publisher's lock went to another publisher" in said
+        os.kill(child.pid, signal.SIGCONT)
+        said = child.ended()
+        assert child.returncode != 0
+        assert "the publisher's lock went to another publisher" in said
         assert client.get("msd:{msd}:publisher"), "the other's lock is not released"
-        assert read_whole(work, {build.GENERATION: world.item_vectors.table()}) == build.GENERATION
+        assert read_whole(work, {build.GENERATION: copied.item_vectors.table()}) == build.GENERATION
         with pytest.raises(BusyError, match="process 1 on elsewhere, since today"):
-            world.publish("9" * 16)
+            copied.publish("9" * 16)
 
 
 def test_values_that_another_program_changes_are_found(world: Any, build: ModuleType):

@@ -4,48 +4,24 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 import pytest
 import redis as redis_py
+from forked_children import Child, ForkedChildren
 from hypothesis import given
 from hypothesis import strategies as st
+from store_children import hold_redis
 
 from feature_repo.redis_address import Redis, RedisKind, connect, parse_url
-from feature_repo.redis_server import find_binary, running_redis
+from feature_repo.redis_server import find_binary, running_redis, serve_redis
 from pipeline.errors import ServiceError, UsageError
 
 pytestmark = pytest.mark.redis
-
-HOLD = """
-import sys, time
-from pathlib import Path
-from feature_repo.redis_address import connect
-from feature_repo.redis_server import running_redis
-with running_redis(Path(sys.argv[1])) as redis, connect(redis) as client:
-    client.set(sys.argv[2], "here")
-    print(redis.port, client.info("server")["process_id"], flush=True)
-    time.sleep(float(sys.argv[3]))
-"""
-
-
-def hold(work: Path, key: str, seconds: float) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", HOLD, str(work), key, str(seconds)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-
-
-def first_line(process: subprocess.Popen[str]) -> list[str]:
-    assert process.stdout is not None
-    return process.stdout.readline().split()
-
-
-def finish(process: subprocess.Popen[str]) -> None:
-    process.wait(30)
-    assert process.stdout is not None
-    process.stdout.close()
+Holding = Callable[[str], AbstractContextManager[Child]]
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 15.0) -> None:
@@ -74,33 +50,44 @@ def test_only_loopback_is_listened_on(tmp_path: Path):
         assert client.config_get("bind")["bind"] == "127.0.0.1"
 
 
-def test_processes_that_start_at_once_share_one_server(tmp_path: Path):
-    holders = [hold(tmp_path, f"key{number}", 1.0) for number in range(4)]
-    answers = {tuple(first_line(holder)) for holder in holders}
-    for holder in holders:
-        finish(holder)
+@pytest.fixture
+def holding(children: ForkedChildren, tmp_path: Path) -> Holding:
+    """Starts processes that use the folder's server until they are released or killed."""
+    return lambda key: children.running(hold_redis, tmp_path, key)
+
+
+def test_processes_that_start_at_once_share_one_server(holding: Holding, tmp_path: Path):
+    with ExitStack() as stack:
+        holders = [stack.enter_context(holding(f"key{number}")) for number in range(4)]
+        answers = {holder.lines(1)[0] for holder in holders}
+        (tmp_path / "released").touch()
+        for holder in holders:
+            holder.ended(30)
     assert len(answers) == 1, "one port and one server for all"
-    assert not is_listening(int(answers.pop()[0]))
+    assert not is_listening(int(answers.pop().split()[0]))
 
 
-def test_server_stays_while_another_process_uses_it(tmp_path: Path):
-    holder = hold(tmp_path, "key", 60)
-    port = int(first_line(holder)[0])
-    with running_redis(tmp_path) as adopted:
-        assert adopted.port == port
-        os.kill(holder.pid, signal.SIGKILL)
-        finish(holder)
-        time.sleep(0.5)
-        with connect(adopted) as client:
-            assert client.get("key") == b"here"
+def killed(holder: Child) -> None:
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.ended(30)
+
+
+def test_server_stays_while_another_process_uses_it(holding: Holding, tmp_path: Path):
+    with holding("key") as holder:
+        port = int(holder.lines(1)[0].split()[0])
+        with running_redis(tmp_path) as adopted:
+            assert adopted.port == port
+            killed(holder)
+            time.sleep(0.5)
+            with connect(adopted) as client:
+                assert client.get("key") == b"here"
     assert not is_listening(port)
 
 
-def test_server_saves_and_stops_when_its_only_user_is_killed(tmp_path: Path):
-    holder = hold(tmp_path, "key", 60)
-    port = int(first_line(holder)[0])
-    os.kill(holder.pid, signal.SIGKILL)
-    finish(holder)
+def test_server_saves_and_stops_when_its_only_user_is_killed(holding: Holding, tmp_path: Path):
+    with holding("key") as holder:
+        port = int(holder.lines(1)[0].split()[0])
+        killed(holder)
     wait_until(lambda: not is_listening(port))
     with running_redis(tmp_path) as redis, connect(redis) as client:
         assert client.get("key") == b"here"
@@ -210,19 +197,12 @@ def test_binary_is_a_redis_server():
     assert "Redis server" in answer.stdout
 
 
-def test_foreground_server_prints_its_address_and_ends_on_interrupt(tmp_path: Path):
-    code = (
-        "import sys; from pathlib import Path; from feature_repo.redis_server import serve_redis;"
-        " serve_redis(Path(sys.argv[1]))"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
-    assert process.stdout is not None
-    url = process.stdout.readline().strip()
-    with redis_py.Redis.from_url(url) as client:
-        assert client.ping()
-    process.send_signal(signal.SIGINT)
-    finish(process)
-    assert process.returncode == 0
+def test_foreground_server_prints_its_address_and_ends_on_interrupt(children: ForkedChildren, tmp_path: Path):
+    with children.running(serve_redis, tmp_path) as child:
+        url = child.lines(1)[0]
+        with redis_py.Redis.from_url(url) as client:
+            assert client.ping()
+        os.kill(child.pid, signal.SIGINT)
+        child.ended(30)
+    assert child.returncode == 0
     assert not is_listening(int(url.split(":")[2].split("/")[0]))

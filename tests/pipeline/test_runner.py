@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from dataclasses import fields, replace
-from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -109,12 +108,18 @@ def read_source(config, folder, source, teacher_outputs, **others):
 
 RUN_ALONE = """
 import sys
+from dataclasses import replace
 from pathlib import Path
+from pipeline.runner import make_plan, run_stage
+from pipeline.settings import resolve
+from pipeline.source import load_source
+from pipeline.stages import BY_NAME
+from pipeline.storage import Workspace
 sys.path.insert(0, sys.argv[1])
-sys.path.insert(0, sys.argv[2])
-from test_runner import plan_in, stage_of
-from pipeline.runner import run_stage
-run_stage(plan_in(Path(sys.argv[3])), stage_of("teach"))
+root = Path(sys.argv[1])
+settings = resolve("tiny", ("teacher_outputs.shard_rows=3",))
+plan = make_plan(Workspace(root / "work"), load_source(str(root / "mine.toml")), settings)
+run_stage(plan, replace(BY_NAME["teacher_outputs"], maker="tiny_makers:teach", version=1))
 """
 
 
@@ -156,8 +161,9 @@ def shard_bytes(plan, name="teacher_outputs"):
 
 
 def run_alone(root, **environment):
-    arguments = [sys.executable, "-c", RUN_ALONE, str(root), str(Path(__file__).parent), str(root)]
-    return subprocess.Popen(arguments, env={**os.environ, **environment}, stderr=subprocess.DEVNULL)
+    return subprocess.Popen(
+        [sys.executable, "-c", RUN_ALONE, str(root)], env={**os.environ, **environment}, stderr=subprocess.DEVNULL
+    )
 
 
 def test_a_stage_is_committed_with_counts_that_add_up(root):

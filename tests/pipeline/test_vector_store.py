@@ -1,27 +1,24 @@
 """Kept vectors: what was kept is found byte for byte, torn or foreign files are named and never read as vectors."""
 
-import hashlib
 import multiprocessing
-import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
 
+import kept_texts
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from kept_texts import DIM, TEXTS, add_share, keys, vectors
 
 from pipeline import kept_vectors, vector_store
 from pipeline.errors import BusyError
 from pipeline.kept_vectors import KeptVectors
 from pipeline.texts import text_id
-from pipeline.vector_store import KEY, VectorStore, content_hashes, keys_of
-
-DIM = 3
-TEXTS = [f"text {number}" for number in range(40)]
+from pipeline.vector_store import KEY, VectorStore, content_hashes
 
 
 @pytest.fixture
@@ -34,16 +31,6 @@ def store(folder):
     opened = VectorStore(folder, DIM)
     yield opened
     opened.close()
-
-
-def keys(*texts):
-    return keys_of(text.encode() for text in texts)
-
-
-def vectors(*texts):
-    """A vector no other text has."""
-    digests = [hashlib.sha256(b"v" + text.encode()).digest()[: 4 * DIM] for text in texts]
-    return np.frombuffer(b"".join(digests), dtype=np.uint32).reshape(-1, DIM).astype(np.float32)
 
 
 def found_by_another(folder, dimension):
@@ -200,13 +187,6 @@ def test_removed_vectors_are_gone_from_every_space_and_from_disk(tmp_path):
         assert found.is_found_N.tolist() == [number != 4 for number in range(10)]
 
 
-def add_share(folder, share):
-    store = VectorStore(folder, DIM)
-    for text in share:
-        store.add(keys(text), vectors(text))
-    store.close()
-
-
 def test_writers_side_by_side_lose_nothing(folder):
     context = multiprocessing.get_context("spawn")
     workers = [context.Process(target=add_share, args=(folder, TEXTS[start:])) for start in (0, 5, 20)]
@@ -220,26 +200,10 @@ def test_writers_side_by_side_lose_nothing(folder):
     store.close()
 
 
-WRITE_FOR_EVER = """
-import sys, itertools
-from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-from test_vector_store import DIM, keys, vectors
-from pipeline.vector_store import VectorStore
-for number in itertools.count():
-    store = VectorStore(Path(sys.argv[2]), DIM)
-    texts = [f"{sys.argv[3]} {number} {place}" for place in range(50)]
-    store.add(keys(*texts), vectors(*texts))
-    print(number, flush=True)
-    store.compact()
-    store.close()
-"""
-
-
 def test_a_killed_writer_leaves_whole_segments_only(folder):
     """Killed while it writes and merges; all it said it had kept is there, and the next merge clears its leftovers."""
     for attempt in range(3):
-        command = [sys.executable, "-c", WRITE_FOR_EVER, os.path.dirname(__file__), folder, f"attempt {attempt}"]
+        command = [sys.executable, kept_texts.__file__, folder, f"attempt {attempt}"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             lines = [process.stdout.readline() for _ in range(7 + attempt * 5)]
             time.sleep(0.003 * attempt)

@@ -35,11 +35,11 @@ def files_of(plan):
     return plan.dataset("item_vectors").manifest["files"]
 
 
-@pytest.mark.parametrize("processes", [3, 50])
-def test_workers_make_the_bytes_of_one_process(root, processes):
-    alone = plan_in(root, work="alone")
+@pytest.mark.parametrize(("processes", "shard_rows"), [(3, 2), (50, 5)])
+def test_workers_make_the_bytes_of_one_process(root, processes, shard_rows):
+    alone = plan_in(root, work="alone", shard_rows=shard_rows)
     run_stage(alone, stage_of("answer"))
-    together = plan_in(root, processes=processes)
+    together = plan_in(root, processes=processes, shard_rows=shard_rows)
     run_stage(together, stage_of("answer"))
     assert files_of(together) == files_of(alone)
     manifest = together.dataset("item_vectors").manifest

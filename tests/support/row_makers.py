@@ -22,12 +22,12 @@ NUM_ITEMS, SHARD_ROWS = 13, 2
 TOML = '[items]\npath = "items.csv"\n[events]\npath = "events.csv"\n[users]\npath = "users.csv"\n'
 
 
-def plan_in(root: Path, work: str = "work", processes: int = 1) -> Plan:
+def plan_in(root: Path, work: str = "work", processes: int = 1, shard_rows: int = SHARD_ROWS) -> Plan:
     """A plan whose inputs of item_vectors are committed."""
     for name in ("items", "events", "users"):
         (root / f"{name}.csv").write_text(f"{name}\n1\n")
     (root / "mine.toml").write_text(TOML)
-    settings = (f"item_vectors.shard_rows={SHARD_ROWS}", f"item_vectors.processes={processes}")
+    settings = (f"item_vectors.shard_rows={shard_rows}", f"item_vectors.processes={processes}")
     plan = make_plan(Workspace(root / work), load_source(str(root / "mine.toml")), resolve("tiny", settings))
     rows = [
         {"item_id": str(n), "title": "", "text": str(root), "category": "", "attributes": [], "available_at": None}
