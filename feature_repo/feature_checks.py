@@ -6,7 +6,7 @@ generation are gone, since what readers no longer find should surprise nobody.
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from feature_repo.definitions import ITEM_KEY, ITEM_STATS, USER_HISTORIES, USER_KEY, USER_STATS
 from feature_repo.feature_pair import FeaturePair
@@ -18,6 +18,9 @@ from feature_repo.vector_checks import Table, check_coverage, check_vectors
 from pipeline.config import Publication
 from pipeline.progress import note
 from pipeline.storage import write_atomically
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
 
 CHECKS_FILE = "checks.json"
 
@@ -48,13 +51,15 @@ def judge_features(pair: FeaturePair, config: Publication, folder: Path) -> dict
     if active is not None and active.generation == folder.name:
         active = None
     items, users = _tables(pair, active, work)
-    found = {
-        items.dataset: check_vectors(items, config),
-        users.dataset: check_vectors(users, config),
-        "coverage": _coverage(pair, config),
-    }
+    with duckdb_session(items.folder) as session:
+        found = {
+            items.dataset: check_vectors(session, items, config),
+            users.dataset: check_vectors(session, users, config),
+            "coverage": _coverage(session, pair, config),
+        }
+        if active is not None:
+            found["removed"] = {table.key: _removed(session, table) for table in (items, users)}
     if active is not None:
-        found["removed"] = {table.key: _removed(table) for table in (items, users)}
         _tell(found, active)
     return found
 
@@ -77,38 +82,35 @@ def _tables(pair: FeaturePair, active: Registered | None, work: Path) -> tuple[T
     return made[0], made[1]
 
 
-def _coverage(pair: FeaturePair, config: Publication) -> dict[str, Any]:
-    with duckdb_session(pair.items.folder) as session:
+def _coverage(session: "DuckDBPyConnection", pair: FeaturePair, config: Publication) -> dict[str, Any]:
+    def distinct(path: Path, key: str) -> int:
+        query = f"SELECT count(DISTINCT {key}) FROM read_parquet(?) WHERE {key} <> ''"
+        row = session.execute(query, [files_of(path)]).fetchone()
+        return int(row[0]) if row else 0
 
-        def distinct(path: Path, key: str) -> int:
-            query = f"SELECT count(DISTINCT {key}) FROM read_parquet(?) WHERE {key} <> ''"
-            row = session.execute(query, [files_of(path)]).fetchone()
-            return int(row[0]) if row else 0
-
-        items = distinct(pair.items.folder / ROWS_FILE, ITEM_KEY.name)
-        catalogue = distinct(pair.items.folder / ITEM_STATS, ITEM_KEY.name)
-        return {
-            "items": check_coverage(pair.items.name, items, catalogue, config),
-            "users_with_vector": distinct(pair.users.folder / ROWS_FILE, USER_KEY.name),
-            "users_with_history": distinct(pair.users.folder / USER_HISTORIES, USER_KEY.name),
-            "users": distinct(pair.users.folder / USER_STATS, USER_KEY.name),
-        }
+    items = distinct(pair.items.folder / ROWS_FILE, ITEM_KEY.name)
+    catalogue = distinct(pair.items.folder / ITEM_STATS, ITEM_KEY.name)
+    return {
+        "items": check_coverage(pair.items.name, items, catalogue, config),
+        "users_with_vector": distinct(pair.users.folder / ROWS_FILE, USER_KEY.name),
+        "users_with_history": distinct(pair.users.folder / USER_HISTORIES, USER_KEY.name),
+        "users": distinct(pair.users.folder / USER_STATS, USER_KEY.name),
+    }
 
 
-def _removed(table: Table) -> dict[str, Any]:
+def _removed(session: "DuckDBPyConnection", table: Table) -> dict[str, Any]:
     """Keys with a vector in the active generation and none in this one."""
     if table.active_folder is None:
         return {"count": None, "some": []}
-    with duckdb_session(table.folder) as session:
-        gone = session.execute(
-            f"""
-            SELECT DISTINCT {table.key} FROM read_parquet(?) WHERE {table.key} <> '' AND {table.key} NOT IN (
-                SELECT {table.key} FROM read_parquet(?)
-            ) ORDER BY 1
-            """,
-            [files_of(table.active_folder / ROWS_FILE), files_of(table.folder / ROWS_FILE)],
-        )
-        keys = gone.to_arrow_table().column(0)
+    gone = session.execute(
+        f"""
+        SELECT DISTINCT {table.key} FROM read_parquet(?) WHERE {table.key} <> '' AND {table.key} NOT IN (
+            SELECT {table.key} FROM read_parquet(?)
+        ) ORDER BY 1
+        """,
+        [files_of(table.active_folder / ROWS_FILE), files_of(table.folder / ROWS_FILE)],
+    )
+    keys = gone.to_arrow_table().column(0)
     # The receipt names no users.
     some = keys.slice(0, NAMED_ROWS).to_pylist() if table.key == ITEM_KEY.name else []
     return {"count": len(keys), "some": some}

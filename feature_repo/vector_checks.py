@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from feature_repo.offline import NAMED_ROWS, ROWS_FILE, VECTORS_FILE
-from feature_repo.online_rows import duckdb_session, files_of
+from feature_repo.online_rows import files_of
 from pipeline.config import Publication
 from pipeline.errors import StageError
 
@@ -54,10 +54,11 @@ class Panel:
     vectors_ND: Matrix
 
 
-def check_vectors(table: Table, config: Publication) -> dict[str, Any]:
+def check_vectors(session: "DuckDBPyConnection", table: Table, config: Publication) -> dict[str, Any]:
     """Judges one table.
 
     Args:
+        session: of duckdb_session.
         table: whose rows.parquet and vectors.npy are read.
         config: the limits.
 
@@ -68,17 +69,16 @@ def check_vectors(table: Table, config: Publication) -> dict[str, Any]:
         StageError: a limit is passed; rows are named.
     """
     vectors_ND = np.load(table.folder / VECTORS_FILE, mmap_mode="r")
-    with duckdb_session(table.folder) as session:
-        panel = _panel(session, table.key, table.folder, vectors_ND, config.panel_rows)
-        measured = {
-            "rows": len(vectors_ND),
-            "panel_rows": len(panel.keys),
-            **_norms(session, table, vectors_ND, config.max_norm_ratio, panel),
-            **_collapse(table, panel, config),
-            **_duplicates(session, table, vectors_ND, config),
-        }
-        if table.active_folder is not None:
-            measured["against_active"] = _against_active(session, table, panel, config)
+    panel = _panel(session, table.key, table.folder, vectors_ND, config.panel_rows)
+    measured = {
+        "rows": len(vectors_ND),
+        "panel_rows": len(panel.keys),
+        **_norms(session, table, vectors_ND, config.max_norm_ratio, panel),
+        **_collapse(table, panel, config),
+        **_duplicates(session, table, vectors_ND, config),
+    }
+    if table.active_folder is not None:
+        measured["against_active"] = _against_active(session, table, panel, config)
     return measured
 
 
@@ -181,7 +181,7 @@ def _duplicates(
     session.register("hashed", hashed)
     session.execute(
         f"""
-        CREATE TEMP TABLE doubles AS
+        CREATE OR REPLACE TEMP TABLE doubles AS
         SELECT row FROM (
             SELECT row, min(content_hash) OVER same <> max(content_hash) OVER same AS differs
             FROM hashed JOIN read_parquet(?) AS known ON known.vector_row = hashed.row
@@ -190,6 +190,7 @@ def _duplicates(
         """,
         [files_of(table.folder / ROWS_FILE)],
     )
+    session.unregister("hashed")
     found = session.execute("SELECT row FROM doubles ORDER BY row").fetchnumpy()["row"]
     share = len(found) / max(len(rows), 1)
     if share > config.max_duplicate_share:

@@ -10,6 +10,7 @@ import pytest
 
 from feature_repo import vector_checks
 from feature_repo.offline import VECTORS_FILE
+from feature_repo.online_rows import duckdb_session
 from feature_repo.vector_checks import Table, check_coverage, check_vectors
 from pipeline import schemas
 from pipeline.config import Publication
@@ -36,13 +37,18 @@ def table_of(made: Dataset, build: ModuleType, before: Dataset | None = None) ->
     return table if before is None else replace(table, active_folder=before.folder, active_space_id=build.SPACE)
 
 
+def checked(table: Table, config: Publication) -> dict[str, Any]:
+    with duckdb_session(table.folder) as session:
+        return check_vectors(session, table, config)
+
+
 def good(seed: int = 0, rows: int = ROWS) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((rows, DIM))
 
 
 def test_a_good_table_is_measured(world: Any, build: ModuleType):
     vectors_ND = good()
-    found = check_vectors(table_of(features(world, build, vectors_ND, "good"), build), Publication())
+    found = checked(table_of(features(world, build, vectors_ND, "good"), build), Publication())
     unit_ND = vectors_ND / np.linalg.norm(vectors_ND, axis=1, keepdims=True)
     cosines = [unit_ND[a] @ unit_ND[b] for a in range(ROWS) for b in range(a)]
     singular = np.linalg.svd(vectors_ND - vectors_ND.mean(axis=0), compute_uv=False)
@@ -94,7 +100,7 @@ def many_alike() -> np.ndarray:
 def test_a_spoilt_table_is_named(spoil: Any, said: str, world: Any, build: ModuleType):
     made = features(world, build, spoil(), spoil.__name__)
     with pytest.raises(StageError, match=said) as refused:
-        check_vectors(table_of(made, build), Publication())
+        checked(table_of(made, build), Publication())
     assert "nothing was published" in str(refused.value)
 
 
@@ -109,13 +115,13 @@ def test_a_spoilt_table_is_named(spoil: Any, said: str, world: Any, build: Modul
 )
 def test_what_is_meant_passes_with_its_setting(spoil: Any, lifted: dict, world: Any, build: ModuleType):
     made = features(world, build, spoil(), spoil.__name__)
-    check_vectors(table_of(made, build), Publication(**lifted))
+    checked(table_of(made, build), Publication(**lifted))
 
 
 def test_equal_vectors_of_equal_texts_are_no_fault(world: Any, build: ModuleType):
     texts = [f"{100 if 100 <= number < 200 else number:016x}" for number in range(ROWS)]
     made = features(world, build, many_alike(), "alike", texts)
-    assert check_vectors(table_of(made, build), Publication())["duplicate_share"] == 0.0
+    assert checked(table_of(made, build), Publication())["duplicate_share"] == 0.0
 
 
 def test_duplicates_are_found_in_a_share_of_a_large_table(world: Any, build: ModuleType):
@@ -124,7 +130,7 @@ def test_duplicates_are_found_in_a_share_of_a_large_table(world: Any, build: Mod
     made = features(world, build, vectors_ND, "pairs")
     large = replace(table_of(made, build), max_hashed_rows=60)
     with pytest.raises(StageError, match=r"a share of 1\.000"):
-        check_vectors(large, Publication())
+        checked(large, Publication())
 
 
 def test_drift_is_seen_where_text_and_space_are_the_same(world: Any, build: ModuleType):
@@ -132,14 +138,14 @@ def test_drift_is_seen_where_text_and_space_are_the_same(world: Any, build: Modu
     moved_ND = good() + 0.5 * good(seed=3)
     after = features(world, build, moved_ND, "after")
     with pytest.raises(StageError, match=r"300 keys .* have moved .*--set publication\.max_drift="):
-        check_vectors(table_of(after, build, before), Publication())
+        checked(table_of(after, build, before), Publication())
     texts = [f"{number + 1000:016x}" for number in range(ROWS)]
     rewritten = features(world, build, moved_ND, "rewritten", texts)
-    told = check_vectors(table_of(rewritten, build, before), Publication())["against_active"]
+    told = checked(table_of(rewritten, build, before), Publication())["against_active"]
     assert told["changed_texts"] == ROWS
     assert "drift" not in told
     same = features(world, build, good(), "same")
-    told = check_vectors(table_of(same, build, before), Publication())["against_active"]
+    told = checked(table_of(same, build, before), Publication())["against_active"]
     assert told["drift"] == pytest.approx(0.0, abs=1e-9)
 
 
@@ -147,7 +153,7 @@ def test_the_panel_is_the_same_keys_whatever_the_table_holds_besides(world: Any,
     config = Publication(panel_rows=40)
     few = features(world, build, good(), "few")
     many = features(world, build, good(rows=600), "many")
-    against = check_vectors(table_of(many, build, few), config)["against_active"]
+    against = checked(table_of(many, build, few), config)["against_active"]
     # Of twice the keys the first forty by the hash hold about half of the first forty before.
     assert 8 <= against["shared_keys"] <= 32
 
@@ -156,7 +162,7 @@ def test_another_space_is_compared_by_its_neighbours(world: Any, build: ModuleTy
     before = features(world, build, good(), "first")
     turned, _ = np.linalg.qr(np.random.default_rng(5).standard_normal((DIM, DIM)))
     table = table_of(features(world, build, good() @ turned, "turned"), build, before)
-    told = check_vectors(replace(table, space_id=build.OTHER_SPACE), Publication())["against_active"]
+    told = checked(replace(table, space_id=build.OTHER_SPACE), Publication())["against_active"]
     assert told["neighbour_overlap"] > 0.99, "a rotation keeps every neighbour"
 
 
@@ -173,7 +179,7 @@ def test_tables_too_small_to_judge_pass(rows: int, dim: int, world: Any, build: 
     vectors_ND = np.random.default_rng(rows).standard_normal((rows, dim)) + 0.5
     made = features(world, build, vectors_ND, f"small{rows}")
     # One number has one direction: every cosine is 1 or -1.
-    check_vectors(table_of(made, build), Publication(max_mean_cosine=1.0, max_duplicate_share=1.0))
+    checked(table_of(made, build), Publication(max_mean_cosine=1.0, max_duplicate_share=1.0))
 
 
 def test_an_erased_person_is_no_key(world: Any, build: ModuleType):
@@ -186,7 +192,7 @@ def test_an_erased_person_is_no_key(world: Any, build: ModuleType):
     rows[5] |= {"item_id": "", "content_hash": ""}
     pq.write_table(pa.Table.from_pylist(rows), path)
     np.lib.format.open_memmap(made.folder / VECTORS_FILE, mode="r+")[5] = 0.0
-    assert check_vectors(table_of(made, build), Publication())["panel_rows"] == ROWS - 1
+    assert checked(table_of(made, build), Publication())["panel_rows"] == ROWS - 1
 
 
 def test_a_hash_of_a_vector_tells_vectors_apart():
