@@ -117,11 +117,16 @@ def _without_typeguard() -> Iterator[None]:
         return
     typeguard: Any = importlib.import_module("typeguard")
     checked = typeguard.typechecked
-    typeguard.typechecked = lambda target: target
+    typeguard.typechecked = _unchanged
     try:
         yield
     finally:
         typeguard.typechecked = checked
+
+
+def _unchanged(target: Any = None, **options: Any) -> Any:
+    """A decorator with or without options that decorates nothing."""
+    return _unchanged if target is None else target
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Processes that have Feast from their first moment: forked from a small parent that imports it once a session.
 
 Feast takes seconds to import, and each fresh interpreter pays for it. A test that must kill a process, or stop it, gets
-a real one here within milliseconds. The parent runs nothing of the tests, and has one thread.
+a real one here within milliseconds. The parent runs nothing of the tests and has no second thread of Python's.
 """
 
 import contextlib
@@ -61,19 +61,17 @@ class ForkedChildren:
     """Starts children of the parent that has Feast; start it before the first child is wanted."""
 
     def __init__(self, folder: Path) -> None:
+        # Children import this module, and do without pytest.
+        import pytest
+
         self._folder = folder
         self._count = 0
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload([_PRELOADED])
         # The parent looks for what it preloads on PYTHONPATH only.
-        before = os.environ.get("PYTHONPATH")
-        os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), *([before] if before else [])])
-        try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
             forkserver.ensure_running()
-        finally:
-            os.environ.pop("PYTHONPATH")
-            if before is not None:
-                os.environ["PYTHONPATH"] = before
 
     @contextmanager
     def running(self, function: Callable[..., Any], *arguments: Any, cwd: Path | None = None) -> Iterator[Child]:
@@ -88,10 +86,11 @@ class ForkedChildren:
         try:
             yield child
         finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(child.pid, signal.SIGKILL)
-            # It may not lead its group yet.
-            process.kill()
+            if child.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(child.pid, signal.SIGKILL)
+                # It may not lead its group yet.
+                process.kill()
             process.join(30)
 
     def call(self, function: Callable[..., Any], *arguments: Any, cwd: Path | None = None) -> str:
