@@ -29,7 +29,8 @@ TINY = config.Student(
     curve=("nll",),
 )
 
-torch.set_num_threads(2)
+# Products this small wait for a second thread, and spin meanwhile: a training took ten times the processor time.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
