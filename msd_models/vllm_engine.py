@@ -25,8 +25,12 @@ WORKER = ("-m", "msd_models.vllm_vectors_worker")
 class VllmEngine:
     """A model under vLLM, pooled."""
 
-    def __init__(self, reading: ModelReading) -> None:
+    def __init__(self, reading: ModelReading, worker: tuple[str, ...] = WORKER) -> None:
         """Starts the process, which loads the model.
+
+        Args:
+            reading: the model, and how its vectors are pooled.
+            worker: the arguments to Python that run the process.
 
         Raises:
             MissingExtra: vllm is not installed.
@@ -47,7 +51,7 @@ class VllmEngine:
             "num_instruction": len(reading.instruction),
         }
         self.events: queue.Queue[Event] = queue.Queue()
-        self.process = ModelProcess(WORKER, settings, {}, self.events)
+        self.process = ModelProcess(worker, settings, {}, self.events)
         self._reply()
 
     def read(self, ids: Sequence[Sequence[int]]) -> np.ndarray:

@@ -1,9 +1,12 @@
 """What the tests of the models share: the CTR models' world, and a reader of pages."""
 
+from functools import partial
 from html.parser import HTMLParser
 
 import ctr_datasets
+import model_children
 import pytest
+from preloaded_python import preloaded
 
 
 @pytest.fixture(scope="session")
@@ -49,3 +52,10 @@ class Page(HTMLParser):
 def page_of():
     """`page_of(html)` reads a page and fails where a tag is not closed in its turn."""
     return Page
+
+
+@pytest.fixture(scope="session")
+def fork_child(tmp_path_factory):
+    """`fork_child(work, …)` starts a process that calls a function of `model_children`, and imports next to nothing."""
+    with preloaded(tmp_path_factory.mktemp("torch"), model_children.PRELOADED, {}) as command:
+        yield partial(model_children.start, command)

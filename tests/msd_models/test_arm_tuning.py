@@ -62,6 +62,14 @@ def trials_of(folder, arm):
     ]
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, datasets):
+    """(settings, value) of din's first four trials in a search that nothing broke off."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    run(folder, datasets, ["din"], 4)
+    return trials_of(folder, "din")
+
+
 def test_every_arm_gets_the_same_trials_and_the_first_is_the_arm_as_it_stands(tmp_path, datasets):
     lines = run(tmp_path, datasets, ["din", "msd_frozen"], 3)
     assert len(lines) == 3
@@ -88,16 +96,15 @@ def test_every_arm_gets_the_same_trials_and_the_first_is_the_arm_as_it_stands(tm
     assert not (tmp_path / "vectors").exists()
 
 
-def test_it_goes_on_to_the_number_and_what_it_tries_does_not_depend_on_the_break(tmp_path, datasets):
+def test_it_goes_on_to_the_number_and_what_it_tries_does_not_depend_on_the_break(tmp_path, datasets, undisturbed):
     run(tmp_path / "broken", datasets, ["din"], 2)
     assert len(trials_of(tmp_path / "broken", "din")) == 2
     run(tmp_path / "broken", datasets, ["din"], 4)
     run(tmp_path / "broken", datasets, ["din"], 4)
-    run(tmp_path / "whole", datasets, ["din"], 4)
-    assert trials_of(tmp_path / "broken", "din") == trials_of(tmp_path / "whole", "din")
+    assert trials_of(tmp_path / "broken", "din") == undisturbed
 
 
-def test_a_trial_that_was_killed_is_tried_again(tmp_path, datasets):
+def test_a_trial_that_was_killed_is_tried_again(tmp_path, datasets, undisturbed):
     import optuna
 
     run(tmp_path / "killed", datasets, ["din"], 2)
@@ -105,8 +112,7 @@ def test_a_trial_that_was_killed_is_tried_again(tmp_path, datasets):
     study = optuna.load_study(study_name=None, storage=storage)
     study.ask().suggest_float("learning_rate", 1e-3, 2e-2, log=True)  # what SIGKILL leaves: a trial that runs on
     lines = run(tmp_path / "killed", datasets, ["din"], 3)
-    run(tmp_path / "whole", datasets, ["din"], 3)
-    assert trials_of(tmp_path / "killed", "din") == trials_of(tmp_path / "whole", "din")
+    assert trials_of(tmp_path / "killed", "din") == undisturbed[:3]
     assert lines[1].split()[1] == "3"
 
 
@@ -139,15 +145,14 @@ def test_other_data_or_settings_are_another_search(tmp_path, datasets):
     assert len(optuna.get_all_study_names(f"sqlite:///{tmp_path / 'trials.sqlite'}")) == 4
 
 
-def test_the_mean_over_seeds_is_what_counts(tmp_path, datasets):
-    both, one, two = (tmp_path / name for name in ("both", "one", "two"))
-    for folder, seeds in ((both, (1, 2)), (one, (1,)), (two, (2,))):
-        run(folder, datasets, ["din"], 1, seeds=seeds)
-    values = [trials_of(folder, "din")[0][1] for folder in (both, one, two)]
-    assert values[0] == pytest.approx((values[1] + values[2]) / 2)
+def test_the_mean_over_seeds_is_what_counts(tmp_path, datasets, undisturbed):
+    for name, seeds in (("both", (1, 2)), ("two", (2,))):
+        run(tmp_path / name, datasets, ["din"], 1, seeds=seeds)
+    both, two = (trials_of(tmp_path / name, "din")[0][1] for name in ("both", "two"))
+    assert both == pytest.approx((undisturbed[0][1] + two) / 2)
 
 
-def test_test_is_never_read(tmp_path, datasets):
+def test_test_is_never_read(tmp_path, datasets, undisturbed):
     records = datasets["ctr_records"]
     folder = tmp_path / "records"
     folder.mkdir()
@@ -159,8 +164,7 @@ def test_test_is_never_read(tmp_path, datasets):
         file.write(b"\xff" * (size - 1024))
     spoiled = datasets | {"ctr_records": replace(records, folder=folder)}
     run(tmp_path / "spoiled", spoiled, ["din"], 2)
-    run(tmp_path / "whole", datasets, ["din"], 2)
-    assert trials_of(tmp_path / "spoiled", "din") == trials_of(tmp_path / "whole", "din")
+    assert trials_of(tmp_path / "spoiled", "din") == undisturbed[:2]
 
 
 def test_wrong_calls_end_in_a_sentence(tmp_path, datasets):

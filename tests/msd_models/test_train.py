@@ -1,24 +1,22 @@
 """Every arm by one loop: what it leaves, that it learns what is there and not what is not, and that it resumes."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from model_children import kill, launch_group, train_arms_in
 from safetensors import safe_open
 from safetensors.torch import load_file
 
 from msd_models.arms import settings_of
 from msd_models.arms_file import read_arms
-from msd_models.ctr_job import Job, train_one
+from msd_models.ctr_job import Job, train_one, work
 from msd_models.ctr_records import open_inputs
 from msd_models.fitting import batch_rows, fit, score
 from msd_models.metrics import auc
@@ -42,17 +40,6 @@ ARMS = (
     "kar",
 )
 SMALL = CtrModel(arms=ARMS, seeds=(1,), max_epochs=2, hidden=(16, 8), embedding_dim=4, adaptor_dim=8)
-TRAIN_AGAIN = """
-import sys
-from pathlib import Path
-from msd_models.train import train_arms
-from pipeline.config import CtrModel
-from pipeline.stages import BY_NAME
-from pipeline.storage import Workspace
-workspace = Workspace(Path(sys.argv[1]))
-world = {name: workspace.dataset(name, "0" * 16, BY_NAME[name].schema) for name in BY_NAME["ctr_model"].inputs}
-train_arms(eval(sys.argv[3]), Path(sys.argv[2]), **world)
-"""
 
 
 @pytest.fixture(autouse=True)
@@ -169,22 +156,17 @@ def test_semantic_arms_of_one_module_are_one_architecture(trained):
     assert len({json.loads((folder / "runs" / f"{arm}-1.json").read_text())["params"] for arm in alike}) == 1
 
 
-def test_the_same_arm_and_seed_give_the_same_bytes(world, trained, tmp_path):
-    train_arms(SMALL, tmp_path, **inputs_of_stage(world))
-    assert made_files(tmp_path) == made_files(trained[0])
-
-
-def test_trainings_killed_in_the_middle_end_in_the_same_files(world, trained, tmp_path):
+def test_trainings_killed_in_the_middle_end_in_the_same_files(world, trained, fork_child, tmp_path):
+    """Most arms are trained a second time from the start: the same arm and seed give the same bytes, too."""
     root = world["items"].folder.parents[1]
     # A checkpoint after every step: the kill falls into a training that is gone on with.
     config = replace(SMALL, checkpoint_seconds=0.0)
     for wanted in (1, 4):
-        process = subprocess.Popen([sys.executable, "-c", TRAIN_AGAIN, str(root), str(tmp_path), repr(config)])
+        process = fork_child(train_arms_in, root, tmp_path, config)
         while len(list(tmp_path.glob("runs/*.json"))) < wanted or not list(tmp_path.glob("unfinished/*.safetensors")):
             assert process.poll() is None
             time.sleep(0.005)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+        kill(process)
     done = {path: path.read_bytes() for path in tmp_path.glob("runs/*.json")}
     assert len(done) < len(ARMS)
     train_arms(SMALL, tmp_path, **inputs_of_stage(world))
@@ -236,13 +218,15 @@ def test_a_loaded_checkpoint_scores_as_the_saved_model(opened, trained, arm):
     np.testing.assert_array_equal(np.concatenate(loaded), saved)
 
 
-def test_two_processes_train_what_one_trains(world, opened, tmp_path):
+def test_two_processes_train_what_one_trains(world, fork_child, tmp_path):
     # Without what is random or a batch's own: dropout, masks, and DIN's moments.
     quiet = {"dropout": 0.0, "mask": "none", "vector_dropout": 0.0, "batch_size": 90}
-    for processes in (1, 2):
-        config = replace(SMALL, arms=("deepfm", "raw_text"), processes=processes, **quiet)
-        config = replace(config, arms_file=str(_on_mlp(tmp_path)))
-        train_arms(config, tmp_path / str(processes), **inputs_of_stage(world))
+    config = replace(SMALL, arms_file=str(_on_mlp(tmp_path)), **quiet)
+    train_arms(replace(config, arms=("deepfm", "raw_text")), tmp_path / "1", **inputs_of_stage(world))
+    # One group by torchrun, as without a launch of one's own; the other in forks, which import nothing.
+    for arm, launch in (("deepfm", None), ("raw_text", partial(launch_group, fork_child, work))):
+        grouped = replace(config, arms=(arm,), processes=2)
+        train_arms(grouped, tmp_path / "2", launch=launch, **inputs_of_stage(world))
     for arm in ("deepfm", "raw_text"):
         one, two = (
             pq.read_table(tmp_path / folder / "predictions" / f"{arm}-1.parquet").column("score").to_numpy()
@@ -297,7 +281,7 @@ def test_a_log_whose_users_have_no_vector_yet_is_trained_all_the_same(
         write_shard(world[name].shards()[0], world[name].table().slice(0, 0))
     world["ctr_records"] = write_ctr_records(world)
     (tmp_path / "made").mkdir()
-    train_arms(SMALL, tmp_path / "made", **inputs_of_stage(world))
+    train_arms(replace(SMALL, max_epochs=1), tmp_path / "made", **inputs_of_stage(world))
     for arm in ARMS:
         scores = pq.read_table(tmp_path / "made" / "predictions" / f"{arm}-1.parquet").column("score").to_numpy()
         assert np.isfinite(scores).all()

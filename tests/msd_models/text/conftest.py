@@ -1,12 +1,14 @@
-"""Small datasets of texts, and a student that takes seconds to train."""
+"""Small datasets of texts, a student that takes seconds to train, and vLLM's workers without its import."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
 import torch
+from preloaded_python import preloaded
 
 from pipeline import config, schemas
 from pipeline.storage import Dataset, Outcome, Workspace, commit, write_shard
@@ -27,7 +29,8 @@ TINY = config.Student(
     curve=("nll",),
 )
 
-torch.set_num_threads(2)
+# Products this small wait for a second thread, and spin meanwhile: a training took ten times the processor time.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
@@ -154,3 +157,43 @@ def distilled(tmp_path_factory, teacher_outputs, log) -> Callable[..., Dataset]:
 @pytest.fixture(scope="session")
 def student(distilled) -> Dataset:
     return distilled(TINY)
+
+
+@pytest.fixture(scope="session")
+def vllm_worker(tmp_path_factory) -> Callable[..., tuple[str, ...]]:
+    """`vllm_worker(module, …)`: arguments to Python that run it as `-m module …` does, vLLM imported beforehand."""
+    from msd_models.vllm_worker import ENVIRONMENT
+
+    modules = ("vllm.entrypoints.llm", "vllm.v1.worker.cpu_worker")
+    with preloaded(tmp_path_factory.mktemp("vllm"), modules, ENVIRONMENT) as command:
+        yield lambda *words: (*command, *words)
+
+
+@pytest.fixture(scope="session")
+def small_llama(tmp_path_factory) -> Path:
+    """A folder with a random two-layer Llama and the built-in model's tokenizer and chat template.
+
+    Two key heads, so that it can be spread over two processes: SmolLM2 has an odd number of heads.
+    """
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from msd_models.language_model import SMOLLM2, load_tokenizer, model_folder
+
+    folder = tmp_path_factory.mktemp("small-llama")
+    tokenizer = load_tokenizer(model_folder(SMOLLM2))
+    torch.manual_seed(0)
+    settings = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    LlamaForCausalLM(settings).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

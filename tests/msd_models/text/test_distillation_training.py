@@ -1,18 +1,16 @@
 """Training: going on after a kill, several processes, accumulated passes, and adapters, all to the same student."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
+from model_children import distil_in, end, kill, launch_group
 from safetensors.torch import load_file
 
-from msd_models.distillation_job import run_training
+from msd_models.distillation_job import run_training, work
 from msd_models.distillation_rows import training_rows
 from msd_models.distillation_training import epoch_file, load_epoch, trained_weights
 from msd_models.language_model import load_causal
@@ -28,13 +26,13 @@ EPOCHS = 3
 def trained(teacher_rows, tiny_settings, tmp_path_factory):
     """`trained(**changes)` → (epoch weights, Training, folder) after EPOCHS epochs on 20 rows."""
 
-    def _trained(**changes):
+    def _trained(launch=None, **changes):
         settings = replace(tiny_settings, epochs=EPOCHS, **changes)
         usable = [row for row in teacher_rows if row["status"] == "ok"][:20]
         model, tokenizer = initial_student(settings, [row["text"] for row in usable])
         rows = training_rows(usable, prompt_ids(tokenizer), settings.max_length)
         folder = tmp_path_factory.mktemp("training")
-        _, training = run_training(model, rows, settings, tokenizer.pad_token_id, folder)
+        _, training = run_training(model, rows, settings, tokenizer.pad_token_id, folder, launch)
         return load_file(epoch_file(folder, EPOCHS)), training, folder
 
     return _trained
@@ -68,9 +66,8 @@ def test_how_a_step_is_computed_does_not_change_the_student(alone, trained, chan
     assert training.loss_last == pytest.approx(alone[1].loss_last, rel=1e-3)
 
 
-@pytest.mark.slow
-def test_two_processes_make_nearly_the_same_student(alone, trained):
-    weights, training, folder = trained(processes=2)
+def test_two_processes_make_nearly_the_same_student(alone, trained, fork_child):
+    weights, training, folder = trained(processes=2, launch=partial(launch_group, fork_child, work))
     assert training.loss_last < training.loss_first
     assert training.loss_last == pytest.approx(alone[1].loss_last, rel=1e-3)
     assert_close(weights, alone[0], atol=2e-3)
@@ -126,46 +123,22 @@ def test_only_some_weights_are_trained_where_embeddings_are_frozen(student, tiny
     assert not any("embed" in name for name in trained_weights(model))
 
 
-KILLED = """
-import json, sys
-from pathlib import Path
-import torch
-torch.set_num_threads(1)
-from msd_models.student import distill
-from pipeline import config, schemas
-from pipeline.storage import Dataset
-settings, folders, folder = json.loads(sys.argv[1]), json.loads(sys.argv[2]), Path(sys.argv[3])
-settings["curve"] = tuple(settings["curve"])
-inputs = {
-    name: Dataset(name=name, fingerprint="0" * 16, folder=Path(path), schema=getattr(schemas, name.upper()))
-    for name, path in folders.items()
-}
-folder.mkdir(parents=True, exist_ok=True)
-print(json.dumps(distill(config.Student(**settings), folder, **inputs).details))
-"""
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, {"lora_rank": 4, "accumulate": 2}])
 def test_a_run_killed_within_an_epoch_goes_on_to_the_same_student(
-    teacher_outputs, log, tiny_settings, tmp_path, changes
+    teacher_outputs, log, tiny_settings, fork_child, tmp_path, changes
 ):
-    settings = {**vars(tiny_settings), "epochs": 30, "checkpoint_steps": 7, **changes}
+    settings = replace(tiny_settings, epochs=20, checkpoint_steps=7, **changes)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    folders = {name: str(data.folder) for name, data in {"teacher_outputs": teacher_outputs, **log}.items()}
-
-    def start(folder):
-        arguments = [json.dumps(settings), json.dumps(folders), str(folder)]
-        return subprocess.Popen([sys.executable, "-c", KILLED, *arguments], stdout=subprocess.PIPE, text=True)
-
-    first, second = start(whole), start(killed)
+    inputs = {"teacher_outputs": teacher_outputs, **log}
+    first, second = fork_child(distil_in, whole, settings, inputs), fork_child(distil_in, killed, settings, inputs)
     while not list(killed.glob("_checkpoints/checkpoint-*/trainer_state.json")) and second.poll() is None:
         time.sleep(0.02)
-    os.kill(second.pid, signal.SIGKILL)
-    second.communicate()
+    kill(second)
     assert not (killed / "model").exists(), "the kill came too late to test anything"
-    third = start(killed)
-    details = [json.loads(process.communicate(timeout=300)[0].splitlines()[-1]) for process in (first, third)]
+    third = fork_child(distil_in, killed, settings, inputs)
+    for process in (first, third):
+        end(process)
+    details = [json.loads((folder / "details.json").read_text()) for folder in (whole, killed)]
     weights = [file_digest(folder / "model" / "model.safetensors") for folder in (whole, killed)]
     assert weights[0] == weights[1]
     for name in ("f1_micro", "train_loss_first", "train_loss_last", "curve", "chosen_epoch"):

@@ -69,39 +69,22 @@ def test_sentence_transformers_reads_the_same_vectors(folder, vectors):
     assert_same(model.encode(TEXTS, batch_size=2, show_progress_bar=False), vectors)
 
 
-VLLM = """
-import json, sys
-from vllm import LLM
-
-def main():
-    folder, texts, out = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3]
-    llm = LLM(folder, runner="pooling", dtype="float32", enforce_eager=True, max_model_len=128, max_num_seqs=4)
-    made = llm.embed(texts, use_tqdm=False)
-    open(out, "w").write(json.dumps([list(one.outputs.embedding) for one in made]))
-
-if __name__ == "__main__":
-    main()
-"""
-
-
 @pytest.mark.vllm
-@pytest.mark.slow
-def test_vllm_reads_the_same_vectors(folder, vectors, tmp_path):
-    short = [text for text in TEXTS if len(text) < 100]
-    script, out = tmp_path / "embed.py", tmp_path / "vectors.json"
-    script.write_text(VLLM)
-    environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
+@pytest.mark.xdist_group("vllm")
+def test_vllm_reads_the_same_vectors(folder, vectors, vllm_worker, tmp_path):
+    short = [number for number, text in enumerate(TEXTS) if len(text) < 100]
+    out = tmp_path / "vectors.json"
+    words = (str(folder), json.dumps([TEXTS[number] for number in short]), str(out))
     done = subprocess.run(
-        [sys.executable, str(script), str(folder), json.dumps(short), str(out)],
-        env=environment,
+        [sys.executable, *vllm_worker("embed_with_vllm", *words)],
+        env={**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"},
         capture_output=True,
         text=True,
         timeout=400,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    wanted = vectors[[number for number, text in enumerate(TEXTS) if len(text) < 100]]
-    assert_same(np.array(json.loads(out.read_text()), dtype=np.float32), wanted)
+    assert_same(np.array(json.loads(out.read_text()), dtype=np.float32), vectors[short])
 
 
 def test_exporting_again_changes_nothing(folder, tmp_path):

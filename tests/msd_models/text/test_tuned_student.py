@@ -25,7 +25,7 @@ from pipeline.stages import BY_NAME
 from pipeline.storage import Dataset, Workspace, commit
 
 CONFIG = TunedStudent(lora_rank=4, max_steps=60, batch_size=32, history_items=4, checkpoint_steps=5, threads=1)
-SHORT = replace(CONFIG, max_steps=30)
+SHORT = replace(CONFIG, max_steps=12)
 WHOLE_BATCH = 10**6
 INPUTS = BY_NAME["tuned_student"].inputs
 
@@ -217,7 +217,7 @@ def test_a_killed_training_ends_as_one_that_was_not(tmp_path, world):
     whole = training(world)
     wanted = whole.run(tmp_path / "whole.safetensors")
     with pytest.raises(Killed):
-        training(world, stop_after=28).run(tmp_path / "killed.safetensors")
+        training(world, stop_after=11).run(tmp_path / "killed.safetensors")
     rest = training(world)
     found = rest.run(tmp_path / "killed.safetensors")
     assert found.losses == wanted.losses

@@ -1,11 +1,8 @@
 """A run that is killed while it reads: what it had read is kept, and read by nobody again."""
 
-import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
+from model_children import kill, read_vectors_in
 from vector_world import commit_inputs, long_texts, plan_in
 
 from pipeline.kept_vectors import KEPT_VECTORS
@@ -14,28 +11,19 @@ from pipeline.vector_store import VectorStore
 
 NUM_ITEMS, SHARD_ROWS = 400, 8
 SETTINGS = (f"item_vectors.shard_rows={SHARD_ROWS}", "item_vectors.dtype=float32", "item_vectors.engine=plain")
-RUN = """
-import sys
-from pathlib import Path
-sys.path[:0] = sys.argv[1:2]
-from vector_world import plan_in
-from pipeline.runner import run
-run(plan_in(Path(sys.argv[2]), *sys.argv[3:]), ["item_vectors"])
-"""
 
 
-def test_what_a_killed_run_has_read_is_not_read_again(tmp_path):
+def test_what_a_killed_run_has_read_is_not_read_again(fork_child, tmp_path):
     plan = plan_in(tmp_path, *SETTINGS)
     commit_inputs(plan, long_texts(NUM_ITEMS), num_layers=8)
     output = plan.dataset("item_vectors")
-    support = Path(__file__).parents[2] / "support"
-    with subprocess.Popen([sys.executable, "-c", RUN, support, tmp_path, *SETTINGS]) as process:
-        end = time.monotonic() + 120
-        while len(output.shards()) < 5:
-            assert process.poll() is None
-            assert time.monotonic() < end
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
+    process = fork_child(read_vectors_in, tmp_path, SETTINGS)
+    end = time.monotonic() + 120
+    while len(output.shards()) < 5:
+        assert process.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    kill(process)
     written, kept = len(output.shards()), num_kept(plan)
     assert written * SHARD_ROWS <= kept < NUM_ITEMS
     assert output.manifest is None

@@ -12,12 +12,11 @@ import pytest
 import torch
 from hostile_titles import HOSTILE_TITLES
 from prompt_rows import prompt_row
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from msd_models.answers import MAX_PHRASES
 from msd_models.language_model import SMOLLM2, load_causal, load_tokenizer, model_folder
-from msd_models.teacher import teach
-from msd_models.vllm_generator import VllmGenerator
+from msd_models.teacher import Teacher
+from msd_models.vllm_generator import WORKER, VllmGenerator
 from pipeline import schemas
 from pipeline.config import TeacherOutputs
 from pipeline.content_store import ContentStore
@@ -25,16 +24,20 @@ from pipeline.errors import ConfigError, ServiceError
 
 TEXTS = ["Amityville 3-D\ngenres: Horror\nyear: 1983", "Grease\ngenres: Comedy Musical Romance\nyear: 1978"]
 
-START_TEACHER = """
+START_TEACHERS = """
 import sys
 from msd_models.generators import Prompt, Request, Sampling
 from msd_models.vllm_generator import VllmGenerator
 from pipeline.config import TeacherOutputs
-generator = VllmGenerator(TeacherOutputs(model=sys.argv[1], tensor_parallel=int(sys.argv[2])))
 sampling = Sampling(temperature=0.0, seed=0, frequency_penalty=0.0, max_tokens=50)
-generator.submit(Request(id="a", prompt=Prompt(examples=(), question="a"), sampling=sampling))
-completion = generator.collect()[0][1]
-print(generator.copies[0].process.pid, completion.output_tokens, flush=True)
+request = Request(id="a", prompt=Prompt(examples=(), question="a"), sampling=sampling)
+settings = {"model": sys.argv[1], "dtype": "float32"}
+generators = [VllmGenerator(TeacherOutputs(**settings, tensor_parallel=processes)) for processes in (1, 2)]
+for generator in generators:
+    generator.submit(request)
+for generator in generators:
+    completion = generator.collect()[0][1]
+    print(generator.copies[0].process.pid, completion.output_tokens, flush=True)
 sys.stdin.read()
 """
 
@@ -44,37 +47,27 @@ def prompts(texts):
     return pa.Table.from_pylist(rows, schema=schemas.PROMPTS)
 
 
-def taught(texts, config, folder):
-    with ContentStore(folder) as store:
-        made = list(teach(iter(prompts(texts).to_batches()), config, store))
-    return pa.Table.from_batches(made).to_pylist()
+@pytest.fixture
+def taught(vllm_worker):
+    """`taught(texts, config, folder)` → rows, by a real engine that need not import vLLM."""
 
+    def _taught(texts, config, folder):
+        with ContentStore(folder) as store:
+            teacher = Teacher(config, store)
+            teacher.generator.worker = vllm_worker(*WORKER[1:])
+            try:
+                made = list(teacher.answered(iter(prompts(texts).to_batches())))
+            finally:
+                teacher.close()
+        return pa.Table.from_batches(made).to_pylist()
 
-@pytest.fixture(scope="session")
-def small_model(tmp_path_factory):
-    """A folder with a random model that can be spread over two processes: SmolLM2 has an odd number of heads."""
-    folder = tmp_path_factory.mktemp("small")
-    tokenizer = load_tokenizer(model_folder(SMOLLM2))
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=256,
-        intermediate_size=256,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return str(folder)
+    return _taught
 
 
 @pytest.mark.slow
 def test_the_unpacked_model_still_makes_sense():
     folder = model_folder(SMOLLM2)
-    tokenizer, model = load_tokenizer(folder), load_causal(folder, torch.bfloat16)
+    tokenizer, model = load_tokenizer(folder), load_causal(folder, torch.float32)
     question = [{"role": "user", "content": "What is the capital of France?"}]
     chat = tokenizer.apply_chat_template(question, tokenize=False, add_generation_prompt=True)
     ids = tokenizer(chat, return_tensors="pt")
@@ -83,8 +76,9 @@ def test_the_unpacked_model_still_makes_sense():
 
 
 @pytest.mark.vllm
+@pytest.mark.xdist_group("vllm")
 @pytest.mark.slow
-def test_a_real_teacher_names_what_the_texts_say_and_obeys_nobody_else(tmp_path):
+def test_a_real_teacher_names_what_the_texts_say_and_obeys_nobody_else(taught, tmp_path):
     endless = "Kettle " + "and boil water " * 400
     config = TeacherOutputs(max_text_tokens=60)
     rows = taught([*TEXTS, endless, *HOSTILE_TITLES], config, tmp_path)
@@ -99,22 +93,28 @@ def test_a_real_teacher_names_what_the_texts_say_and_obeys_nobody_else(tmp_path)
     assert len(english) == len(rows) - 1
     assert rows[2]["text_tokens_cut"] > 1000
     assert max(lengths) <= min(lengths) + config.max_text_tokens + 60
-    assert not [child for child in psutil.Process().children() if "vllm_worker" in " ".join(child.cmdline())]
+    assert not [child for child in psutil.Process().children() if WORKER[1] in " ".join(child.cmdline())]
     again = taught([*TEXTS, endless, *HOSTILE_TITLES], config, tmp_path)
     assert again == rows
 
 
 @pytest.mark.vllm
+@pytest.mark.xdist_group("vllm")
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [1, 2])
-def test_a_killed_parent_leaves_no_engine_behind(processes, small_model):
-    command = [sys.executable, "-c", START_TEACHER, small_model, str(processes)]
-    parent = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    said = parent.stdout.readline().split()
-    assert int(said[1]) > 0, "the model wrote nothing"
-    worker = psutil.Process(int(said[0]))
-    family = [worker, *worker.children(recursive=True)]
-    assert len(family) >= processes
+def test_a_killed_parent_leaves_no_engine_behind(small_llama):
+    """Neither one in a process nor one that is spread over two."""
+    command = [sys.executable, "-c", START_TEACHERS, str(small_llama)]
+    # Spread over processes vLLM compiles its embedding with g++ in each of them, which takes longer than all the rest.
+    environment = os.environ | {"TORCH_COMPILE_DISABLE": "1"}
+    parent = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+    family = []
+    for processes in (1, 2):
+        pid, output_tokens = map(int, parent.stdout.readline().split())
+        assert output_tokens > 0, "the model wrote nothing"
+        worker = psutil.Process(pid)
+        engine = [worker, *worker.children(recursive=True)]
+        assert len(engine) >= processes
+        family += engine
     os.kill(parent.pid, signal.SIGKILL)
     parent.communicate()
     deadline = time.monotonic() + 20
@@ -124,8 +124,9 @@ def test_a_killed_parent_leaves_no_engine_behind(processes, small_model):
 
 
 @pytest.mark.vllm
+@pytest.mark.xdist_group("vllm")
 @pytest.mark.slow
-def test_a_model_vllm_cannot_load_ends_in_a_sentence(tmp_path):
+def test_a_model_vllm_cannot_load_ends_in_a_sentence(taught, tmp_path):
     for path in model_folder(SMOLLM2).iterdir():
         if path.suffix != ".safetensors":
             (tmp_path / path.name).write_bytes(path.read_bytes())

@@ -7,36 +7,14 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from msd_models.engines import ModelReading
-from msd_models.language_model import SMOLLM2, load_tokenizer, model_folder
 from msd_models.packed_engine import PackedEngine
-from msd_models.vllm_engine import VllmEngine
+from msd_models.vllm_engine import WORKER, VllmEngine
 from pipeline.errors import ConfigError, ServiceError
 
 INSTRUCTION = (5, 9, 2)
 IDS = [[*INSTRUCTION, *text] for text in ([7], [1, 3, 4, 4], [8, 6] * 20, [2, 2, 9, 9])]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A small random model with the built-in model's tokenizer."""
-    made = tmp_path_factory.mktemp("vllm-model")
-    tokenizer = load_tokenizer(model_folder(SMOLLM2))
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=128,
-        intermediate_size=256,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
-    )
-    LlamaForCausalLM(config).save_pretrained(made)
-    tokenizer.save_pretrained(made)
-    return made
 
 
 def reading(folder, **changes):
@@ -45,10 +23,11 @@ def reading(folder, **changes):
 
 
 @pytest.mark.vllm
+@pytest.mark.xdist_group("vllm")
 @pytest.mark.parametrize("pooling", ["last", "mean"])
-def test_vllm_pools_what_the_packed_engine_pools(folder, pooling):
-    wanted = PackedEngine(reading(folder, pooling=pooling)).read(IDS)
-    engine = VllmEngine(reading(folder, pooling=pooling))
+def test_vllm_pools_what_the_packed_engine_pools(small_llama, vllm_worker, pooling):
+    wanted = PackedEngine(reading(small_llama, pooling=pooling)).read(IDS)
+    engine = VllmEngine(reading(small_llama, pooling=pooling), vllm_worker(*WORKER[1:]))
     process = psutil.Process(engine.process.process.pid)
     try:
         np.testing.assert_allclose(engine.read(IDS), wanted, atol=1e-4)
@@ -62,8 +41,8 @@ def test_vllm_pools_what_the_packed_engine_pools(folder, pooling):
     assert not process.is_running()
 
 
-def test_what_vllm_cannot_do_is_said_before_it_is_loaded(folder):
+def test_what_vllm_cannot_do_is_said_before_it_is_loaded(small_llama):
     with pytest.raises(ConfigError, match="choose engine = packed, or dtype"):
-        VllmEngine(reading(folder, dtype=torch.int8))
+        VllmEngine(reading(small_llama, dtype=torch.int8))
     with pytest.raises(ConfigError, match="mode = behaviours"):
-        VllmEngine(reading(folder, num_upper=1))
+        VllmEngine(reading(small_llama, num_upper=1))
