@@ -1,10 +1,12 @@
 """What every test shares: no model hub, no more threads than its lane has, the suite's lanes and its time budget."""
 
 import os
+from collections.abc import Iterator
 
 import hypothesis
 import pytest
 import suite_lanes
+from preloaded_msd import serving
 from suite_budget import FILE, Budget, Calibration
 
 LANES = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
@@ -37,6 +39,13 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     suite_lanes.deal(items)
+
+
+@pytest.fixture(scope="session")
+def preloaded_msd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
+    """The words that call the command, by a process that has its libraries imported."""
+    with serving(tmp_path_factory.mktemp("msd")) as words:
+        yield words
 
 
 class _BudgetKeeper:

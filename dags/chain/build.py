@@ -135,16 +135,16 @@ def _params(flow: Flow, where: Deployment) -> dict[str, Param]:
 
 
 def _connected(tasks: Tasks, flow: Flow, first: Task) -> dict[str, Work]:
-    works = {stage.name: tasks.of_stage(stage) for stage in all_of(flow.stages)}
+    works = tasks.of_stages(flow.stages)
     edges = inner_edges(flow.stages)
-    for source, reader in edges:
-        works[source].last >> works[reader].first
-    for work in works.values():
-        if work.first is not work.last:
-            work.first >> work.last
-    for name in flow.stages:
-        if name not in {reader for _, reader in edges}:
-            first >> works[name].first
+    readers = {reader for _, reader in edges}
+    pairs = [(works[source].last, works[reader].first) for source, reader in edges]
+    pairs += [(work.first, work.last) for work in works.values()]
+    pairs += [(first, works[name].first) for name in flow.stages if name not in readers]
+    # Tables that one task makes have one place in the graph.
+    for before, after in {(one.task_id, other.task_id): (one, other) for one, other in pairs}.values():
+        if before is not after:
+            before >> after
     if flow.opens_day and "teacher_outputs" in works:
         _serve_teacher(tasks, works)
     return works

@@ -8,6 +8,7 @@ They are facts of a deployment, the same for every run of it; what may differ fr
 | `MSD_COMMAND` | how a task calls the command, as a shell would split it; the `msd` beside this Python if unset |
 | `MSD_TEACHER_SLICES`, `MSD_EMBEDDING_SLICES` | tasks that make teacher_outputs, and each table of vectors (1) |
 | `MSD_EMBED_ON` | `machine`: slices of vectors as commands; `spark`: inside the executors of a cluster |
+| `MSD_TABLES_TOGETHER` | `yes`: one spark-submit for a DAG's tables that need nothing else; `no`: one for each (`no`) |
 | `MSD_SPARK_JOBS` | the folder of the files that spark-submit is given; the installed `spark_jobs` if unset |
 | `MSD_PY_FILES`, `MSD_ARCHIVES` | code (a `msd.zip` beside the jobs if unset) and environment that spark-submit sends |
 | `MSD_POD_TEMPLATES` | a folder of `<room>.yaml`: what a task's pod is made from under a Kubernetes executor |
@@ -45,6 +46,7 @@ class Deployment:
     teacher_slices: int
     embedding_slices: int
     embed_on: EmbedOn
+    tables_together: bool
     spark_jobs: str
     py_files: str | None
     archives: str | None
@@ -73,6 +75,7 @@ def read_deployment(variables: Mapping[str, str]) -> Deployment:
         teacher_slices=_whole(variables, "MSD_TEACHER_SLICES", 1, 1),
         embedding_slices=_whole(variables, "MSD_EMBEDDING_SLICES", 1, 1),
         embed_on=_embed_on(variables.get("MSD_EMBED_ON") or EmbedOn.MACHINE),
+        tables_together=_yes(variables, "MSD_TABLES_TOGETHER", "no"),
         spark_jobs=jobs,
         py_files=variables.get("MSD_PY_FILES") or _packed_beside(jobs),
         archives=variables.get("MSD_ARCHIVES") or None,

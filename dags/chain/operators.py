@@ -126,7 +126,7 @@ class FinishOperator(MsdOperator):
 
 
 class SparkStageOperator(BaseOperator):
-    """Submits the job of one stage for a day, through Airflow's SparkSubmitOperator.
+    """Submits the job of one stage or of several for a day, through Airflow's SparkSubmitOperator.
 
     That operator is imported when the task runs: its module brings Kubernetes' clients along, a second that every parse
     of a file and every start of a task would pay.
@@ -135,10 +135,11 @@ class SparkStageOperator(BaseOperator):
     template_fields: Sequence[str] = ("application", "application_args", "date")
 
     def __init__(self, *, application: str, stages: Sequence[str], where: Deployment, date: str, **kwargs: Any) -> None:
-        """Takes the job's file, the stage as a tuple of one as every operator here has `stages`, and the day."""
+        """Takes the job's file, the stages it makes, and the day; the file of one stage is not told which."""
         super().__init__(**kwargs)
         self.application = application
-        self.application_args = [f"--date={date}", f"--work={where.work}"]
+        named = stages if len(stages) > 1 else ()
+        self.application_args = [*named, f"--date={date}", f"--work={where.work}"]
         self.stages = stages
         self.where = where
         self.work = where.work
@@ -158,7 +159,7 @@ class SparkStageOperator(BaseOperator):
             archives=self.where.archives,
             # Spark says every task it deals at INFO; what a person looks for in a task log would drown.
             conf={"spark.log.level": "WARN"},
-            name=f"msd {self.stages[0]} {self.date}",
+            name=f"msd {self.task_id} {self.date}",
         )
 
     def execute(self, context: Context) -> None:

@@ -55,11 +55,19 @@ class Tasks:
         self.where = where
         self.date = date
 
-    def of_stage(self, stage: Stage) -> Work:
-        """The stage's tasks, not yet connected."""
+    def of_stages(self, names: Sequence[str]) -> dict[str, Work]:
+        """The tasks of each stage, not yet connected; those of tables that one submission makes are the same one."""
+        together = _tables_alone(names) if self.where.tables_together else []
+        works = {}
+        if len(together) > 1:
+            task = self._submit("tables", f"{self.where.spark_jobs}/run.py", together)
+            works = {stage.name: Work(first=task, last=task) for stage in together}
+        return {stage.name: works.get(stage.name) or self._of_stage(stage) for stage in all_of(names)}
+
+    def _of_stage(self, stage: Stage) -> Work:
         room = self.room_of(stage)
         if room is SPARK:
-            task = self._submit(stage)
+            task = self._submit(stage.name, f"{self.where.spark_jobs}/{stage.name}.py", [stage])
             return Work(first=task, last=task)
         commit = self.call(stage.name, _call(stage), room=room, stages=(stage.name,), doc_md=_document(stage))
         num_slices = self._num_slices(stage.name)
@@ -96,14 +104,14 @@ class Tasks:
             **self.common(room),
         ).expand(arguments=[[*_call(stage), f"--slice={number}/{num_slices}"] for number in range(1, num_slices + 1)])
 
-    def _submit(self, stage: Stage) -> SparkStageOperator:
+    def _submit(self, task_id: str, application: str, stages: Sequence[Stage]) -> SparkStageOperator:
         return SparkStageOperator(
-            task_id=stage.name,
-            application=f"{self.where.spark_jobs}/{stage.name}.py",
-            stages=(stage.name,),
+            task_id=task_id,
+            application=application,
+            stages=tuple(stage.name for stage in stages),
             where=self.where,
             date=self.date,
-            doc_md=_document(stage),
+            doc_md="; ".join(map(_document, stages)),
             **self._limits(SPARK),
         )
 
@@ -126,6 +134,16 @@ def _call(stage: Stage) -> list[str]:
 
 def _document(stage: Stage) -> str:
     return f"`{stage.name}`: {stage.summary}"
+
+
+def _tables_alone(names: Sequence[str]) -> list[Stage]:
+    """The tables whose inputs are made elsewhere or are such tables themselves."""
+    found: list[Stage] = []
+    for stage in all_of(names):
+        inputs = set(stage.inputs) & set(names)
+        if stage.kind is Kind.TABLE and inputs <= {table.name for table in found}:
+            found.append(stage)
+    return found
 
 
 def all_of(names: Sequence[str]) -> list[Stage]:

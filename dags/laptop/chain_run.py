@@ -12,7 +12,7 @@ from pipeline.errors import ServiceError, UsageError
 from pipeline.progress import note
 from pipeline.settings import suggest
 
-POLL_SECONDS = 1.0
+POLL_SECONDS = 2.0
 ARRIVAL_SECONDS = 120.0
 """Time enough for a scheduler that is busy; a DAG that starts later than this is paused, or was never asked to."""
 FINAL = ("success", "failed")

@@ -202,30 +202,54 @@ def test_choices_are_validated_forms(parsed: Facts) -> None:
         assert not set(parsed["dags"][dag_id]["params"]) & set(head), "the day's record says it"
 
 
-def test_facts_of_a_deployment_come_from_the_environment(parse_dags: Callable[..., Facts]) -> None:
-    elsewhere = parse_dags(
+@pytest.fixture(scope="module")
+def elsewhere(parse_dags: Callable[..., Facts]) -> Facts:
+    """The folder as it is parsed in a cluster."""
+    return parse_dags(
         {
             "MSD_TEACHER_SLICES": "3",
             "MSD_EMBEDDING_SLICES": "2",
             "MSD_EMBED_ON": "spark",
+            "MSD_TABLES_TOGETHER": "yes",
             "MSD_POD_TEMPLATES": "/pods",
             "MSD_COMMAND": "env -u X '/opt/m s d/msd'",
             "MSD_RETRIES": "7",
         }
     )
+
+
+def test_facts_of_a_deployment_come_from_the_environment(elsewhere: Facts) -> None:
     assert elsewhere["errors"] == {}
-    head, embedding = (elsewhere["dags"][name]["tasks"] for name in ("teacher_generation", "embedding"))
+    head, embedding, last = (elsewhere["dags"][name]["tasks"] for name in (CHAIN[0], "embedding", CHAIN[-1]))
     assert len(head["teacher_outputs_slices"]["calls"]) == 3
     assert head["teacher_outputs_slices"]["calls"][1][:4] == ["env", "-u", "X", "/opt/m s d/msd"]
     assert "item_vectors_slices" not in embedding
     assert embedding["item_vectors"]["type"] == "SparkStageOperator"
     assert embedding["item_text_vectors"]["type"] == "MsdOperator"
-    pods = {task_id: task["pod"] for task_id, task in (head | embedding).items()}
-    assert pods["items"] == pods["item_vectors"] == "/pods/spark.yaml"
+    pods = {task_id: task["pod"] for task_id, task in (head | embedding | last).items()}
+    assert pods["tables"] == pods["audit"] == pods["item_vectors"] == "/pods/spark.yaml"
     assert pods["teacher_outputs_slices"] == "/pods/models_gpu.yaml"
     assert pods["teacher_quality"] == "/pods/models_cpu.yaml"
     assert pods["open"] == "/pods/features.yaml"
-    assert head["items"]["retries"] == 7
+    assert head["tables"]["retries"] == 7
+
+
+def test_one_submission_makes_the_tables_that_need_nothing_else(elsewhere: Facts) -> None:
+    for dag_id in (CHAIN[0], "full_refresh"):
+        tasks = elsewhere["dags"][dag_id]["tasks"]
+        tables = tasks["tables"]
+        assert tables["upstream"] == ["open"]
+        assert tables["stages"] == [stage.name for stage in with_ancestors(tables["stages"])], "inputs come first"
+        alone = {stage for stage in BY_NAME if BY_NAME[stage].kind == "table"} - {"audit"}
+        assert set(tables["stages"]) == alone
+        assert not set(tasks) & alone
+        [(application, *arguments, _)] = tables["calls"]
+        assert Path(application).name == "run.py"
+        assert arguments[: len(alone)] == tables["stages"]
+        assert {"tables", "open"} <= set(tasks["teacher_outputs_slices"]["ancestors"])
+    refresh, last = (elsewhere["dags"][name]["tasks"] for name in ("full_refresh", CHAIN[-1]))
+    assert {"tables", "examples"} <= set(refresh["audit"]["ancestors"])
+    assert last["audit"]["stages"] == ["audit"]
 
 
 @pytest.mark.parametrize(

@@ -4,21 +4,24 @@ One Airflow for all of it, and the tests go in the order of the file: each finds
 """
 
 import json
-import os
 import re
-import subprocess
-import sys
+import shlex
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
+from killed_runs import run_with_kills
 from scheduled_world import (
     FIRST,
     LAST,
     OVERRIDES,
     PARAMS,
     VARIABLES,
-    SlicesEnd,
+    WAIT_SECONDS,
+    SliceEnds,
     active_generation,
     answer,
     ended,
@@ -36,6 +39,8 @@ from dags.laptop.chain_run import ChainRun, backfill, follow, moment
 from dags.laptop.home import Home
 from dags.laptop.rest import Airflow
 from dags.laptop.services import members
+from pipeline.call import plan_of
+from pipeline.stages import Kind, with_ancestors
 
 pytestmark = [
     pytest.mark.airflow,
@@ -49,14 +54,23 @@ pytestmark = [
 DAGS = Path(__file__).parents[2] / "dags"
 
 
+@dataclass(frozen=True)
+class ByHand:
+    """A work folder, and the command that fills it."""
+
+    work: Path
+    ended: Future[CompletedProcess[str]]
+
+
 @pytest.fixture(scope="module")
-def laptop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
+def laptop(tmp_path_factory: pytest.TempPathFactory, preloaded_msd: list[str]) -> Iterator[Home]:
     work = tmp_path_factory.mktemp("work")
     lineage = {"type": "file", "log_file_path": str(work / "lineage" / "events.json"), "append": True}
     (work / "lineage").mkdir()
     with pytest.MonkeyPatch.context() as environment:
         for name, value in VARIABLES.items():
             environment.setenv(name, value)
+        environment.setenv("MSD_COMMAND", shlex.join(preloaded_msd))
         environment.setenv("AIRFLOW__OPENLINEAGE__TRANSPORT", json.dumps(lineage))
         environment.setenv("AIRFLOW__OPENLINEAGE__NAMESPACE", "msd")
         home = bring_up(work, DAGS)
@@ -74,27 +88,22 @@ def airflow(laptop: Home) -> Airflow:
 
 
 @pytest.fixture(scope="module")
-def by_hand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[subprocess.Popen[str]]:
-    """The first day by one command in another work folder, beside the scheduler."""
-    options = [f"--set={override}" for override in OVERRIDES]
-    command = [sys.executable, "-m", "pipeline", "run", "report", f"--date={FIRST}", "--json", *options]
-    command += ["--source=tiny-world", "--preset=tiny-world", f"--work={tmp_path_factory.mktemp('by-hand')}"]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
+def by_hand(tmp_path_factory: pytest.TempPathFactory, preloaded_msd: list[str]) -> Iterator[ByHand]:
+    """The first day by one command in another work folder, killed in stage after stage, beside the scheduler."""
+    work = tmp_path_factory.mktemp("by-hand")
+    command = [*preloaded_msd, "run", "report", f"--date={FIRST}", "--json", f"--work={work}"]
+    command += ["--source=tiny-world", "--preset=tiny-world", *(f"--set={override}" for override in OVERRIDES)]
+    with ThreadPoolExecutor(1) as beside:
+        yield ByHand(work, beside.submit(run_with_kills, command))
 
 
 @pytest.fixture(scope="module")
-def two_days(laptop: Home, airflow: Airflow, by_hand: subprocess.Popen[str]) -> list[ChainRun]:
+def two_days(laptop: Home, airflow: Airflow, by_hand: ByHand) -> list[ChainRun]:
     """The chain of both days, green, although a slice of the first was killed."""
     keys, asked = backfill(airflow, FIRST, LAST, PARAMS)
-    slices_end = SlicesEnd(laptop, ("user_vectors", "--slice=2/2", f"--date={FIRST}"))
-    runs = follow(airflow, keys, asked, show=slices_end.look)
+    words = ("user_vectors", "--slice=2/2", f"--date={FIRST}", f"--work={laptop.work}")
+    with SliceEnds(words) as slice_ends:
+        runs = follow(airflow, keys, asked, show=slice_ends.look)
     troubles = {
         f"{hop.dag} {task['task_id']}": airflow.log(hop.dag, hop.run["dag_run_id"], task)[-15:]
         for run in runs
@@ -103,7 +112,7 @@ def two_days(laptop: Home, airflow: Airflow, by_hand: subprocess.Popen[str]) -> 
         if hop.run
     }
     assert all(run.is_green for run in runs), troubles or [run.trouble for run in runs]
-    assert slices_end.killed
+    assert slice_ends.killed
     return runs
 
 
@@ -118,12 +127,20 @@ def test_a_backfill_makes_the_report_of_every_day(laptop, two_days):
     assert first["stages"]["report"]["digest"] != last["stages"]["report"]["digest"]
 
 
-def test_the_report_is_that_of_one_command_by_hand(laptop, two_days, by_hand):
-    printed, said = by_hand.communicate(timeout=300)
-    assert by_hand.returncode == 0, said[-2000:]
-    scheduled = answer(msd("run", "report", "--only", "--json", f"--date={FIRST}", work=laptop.work))
-    wanted = json.loads(printed.splitlines()[-1])["stages"]["report"]["digest"]
-    assert scheduled["stages"]["report"]["digest"] == wanted
+def test_the_datasets_are_those_of_one_command_by_hand_killed_in_stage_after_stage(laptop, two_days, by_hand):
+    ended = by_hand.ended.result(timeout=WAIT_SECONDS)
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    scheduled, typed = (plan_of(work, None, None, None, FIRST) for work in (laptop.work, by_hand.work))
+    for stage in with_ancestors(["report"]):
+        one, other = scheduled.dataset(stage.name), typed.dataset(stage.name)
+        assert one.manifest["rows_ok"] == other.manifest["rows_ok"], stage.name
+        assert one.manifest["files"].keys() == other.manifest["files"].keys(), stage.name
+        if stage.kind is not Kind.ARTIFACT:
+            # To the last bit, vectors too.
+            assert one.table().equals(other.table()), stage.name
+    digest = scheduled.dataset("report").details["digest"]
+    assert digest == typed.dataset("report").details["digest"]
+    assert digest == answer(ended)["stages"]["report"]["digest"]
 
 
 def test_only_the_killed_slice_was_tried_again(two_days):

@@ -3,44 +3,56 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
+from planted_world import Planted, plant
 from small_shop import MADE, Shop, write_shop
 
 
-def run_msd(
-    *arguments: str, work: Path, environment: Mapping[str, str] | None = None, timeout: float = 900
+def run_command(
+    command: Sequence[str],
+    *arguments: str,
+    work: Path,
+    environment: Mapping[str, str] | None = None,
+    timeout: float = 900,
 ) -> subprocess.CompletedProcess[str]:
     """Runs the command and returns what it said."""
-    command = [sys.executable, "-m", "pipeline", *arguments, "--work", str(work)]
+    words = [*command, *arguments, "--work", str(work)]
     variables = os.environ | dict(environment or {})
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False, env=variables)
+    return subprocess.run(words, capture_output=True, text=True, timeout=timeout, check=False, env=variables)
 
 
 @pytest.fixture(scope="session")
-def msd() -> Callable[..., subprocess.CompletedProcess[str]]:
+def msd(preloaded_msd) -> Callable[..., subprocess.CompletedProcess[str]]:
     """The command: msd("run", "items", work=folder)."""
-    return run_msd
+    return partial(run_command, preloaded_msd)
 
 
 @pytest.fixture(scope="session")
-def tiny_world(tmp_path_factory) -> Path:
-    """A work folder in which the whole flow ran on the tiny world."""
-    work = tmp_path_factory.mktemp("tiny-world")
-    ended = run_msd("run", "report", "--source", "tiny-world", "--preset", "tiny-world", work=work)
+def fresh_msd() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """The same in an interpreter of its own, as a person starts it."""
+    return partial(run_command, [sys.executable, "-m", "pipeline"])
+
+
+@pytest.fixture(scope="session")
+def planted(tmp_path_factory, msd) -> Planted:
+    """A small planted world, whose whole flow ran."""
+    world = plant(tmp_path_factory.mktemp("planted"))
+    ended = msd("run", "report", *world.options, work=world.work)
     assert ended.returncode == 0, ended.stderr
-    return work
+    return world
 
 
 @pytest.fixture(scope="session")
-def shop(tmp_path_factory) -> Shop:
+def shop(tmp_path_factory, msd) -> Shop:
     """A small shop's flow up to its publication, on a scripted teacher; tests only read it, or copy it."""
     folder = tmp_path_factory.mktemp("shop") / "made"
     (folder / "files").mkdir(parents=True)
     write_shop(folder / "files")
-    made = Shop(folder, run_msd)
+    made = Shop(folder, msd)
     ended = made.msd("run", *MADE)
     assert ended.returncode == 0, ended.stderr
     return made

@@ -4,13 +4,19 @@ import shutil
 
 import pytest
 
-pytestmark = [pytest.mark.spark, pytest.mark.redis, pytest.mark.feast, pytest.mark.slow]
+pytestmark = [
+    pytest.mark.spark,
+    pytest.mark.redis,
+    pytest.mark.feast,
+    pytest.mark.slow,
+    pytest.mark.xdist_group("flow"),
+]
 
 
 @pytest.fixture
-def made(tiny_world, tmp_path):
+def made(planted, tmp_path):
     """A copy of a finished work folder, to break."""
-    return shutil.copytree(tiny_world, tmp_path / "work", ignore=shutil.ignore_patterns("redis"))
+    return shutil.copytree(planted.work, tmp_path / "work", ignore=shutil.ignore_patterns("redis"))
 
 
 def assert_sentence(ended, exit_code, *words):
@@ -43,15 +49,15 @@ def test_no_java(msd, tmp_path):
         ("item_text_vectors", "item_text_vectors.encoder=/no/such/model"),
     ],
 )
-def test_a_model_path_that_does_not_exist(msd, made, stage, setting):
+def test_a_model_path_that_does_not_exist(msd, planted, made, stage, setting):
     real_teacher = ["--set", "teacher_outputs.generator=vllm"] if stage == "teacher_outputs" else []
-    ended = msd("run", stage, "--preset", "tiny-world", *real_teacher, "--set", setting, work=made)
+    ended = msd("run", stage, *planted.options, *real_teacher, "--set", setting, work=made)
     assert_sentence(ended, 2, "/no/such/model")
 
 
-def test_what_was_made_before_survives(msd, made):
+def test_what_was_made_before_survives(msd, planted, made):
     msd("run", "item_text_vectors", "--set", "item_text_vectors.encoder=/no/such/model", work=made)
-    ended = msd("run", "report", "--source", "tiny-world", "--preset", "tiny-world", work=made)
+    ended = msd("run", "report", *planted.options, work=made)
     assert ended.returncode == 0, ended.stderr
     assert "nothing recomputed" in ended.stderr
     assert (made / "report" / "report.html").is_file()

@@ -6,7 +6,6 @@ import shutil
 import signal
 import sqlite3
 import subprocess
-import sys
 import time
 from contextlib import closing
 from pathlib import Path
@@ -23,7 +22,13 @@ from pipeline.errors import BusyError
 from pipeline.person import Person
 from pipeline.storage import file_digest, held_by_us
 
-pytestmark = [pytest.mark.spark, pytest.mark.redis, pytest.mark.feast, pytest.mark.slow]
+pytestmark = [
+    pytest.mark.spark,
+    pytest.mark.redis,
+    pytest.mark.feast,
+    pytest.mark.slow,
+    pytest.mark.xdist_group("shop"),
+]
 
 ERASED, NEIGHBOUR = "ann1", "ann10"
 ODD = 'O"Neil, Ann'
@@ -208,36 +213,30 @@ def state(shop):
     return {path: file_digest(path) for path in paths if not passing & {*path.parts}}
 
 
-ERASER = """
-import sys
-from pathlib import Path
-from pipeline.call import plan_of
-from pipeline.erasure import Erasure
-import feature_repo.erasure, msd_models.erasure, redis
-erasure = Erasure(plan_of(Path(sys.argv[1]), sys.argv[2], sys.argv[3], []), sys.argv[4])
-before = erasure.survey()
-print("ready", flush=True)
-assert erasure.run(before).is_clean
-"""
-
-
-def test_killed_anywhere_and_run_again_it_ends_in_the_same_state(erased, copied):
+def test_killed_anywhere_and_run_again_it_ends_in_the_same_state(erased, copied, preloaded_msd):
     rng, kills = random.Random(11), 0
+    command = [*preloaded_msd, "erase", "user", ERASED, "--yes", *copied.options, "--work", str(copied.work)]
     for _ in range(4):
-        files = copied.folder / "files"
-        command = [str(copied.work), str(files / "shop.toml"), str(files / "tiny.toml"), ERASED]
-        process = subprocess.Popen([sys.executable, "-c", ERASER, *command], stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None
-        process.stdout.readline()
-        time.sleep(rng.uniform(0.02, 0.5))
-        process.send_signal(signal.SIGKILL)
-        kills += process.wait() == -signal.SIGKILL
-        process.stdout.close()
+        before = receipts(copied)
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+            assert process.stdout is not None
+            while receipts(copied) == before and process.poll() is None:
+                time.sleep(0.005)
+            time.sleep(rng.uniform(0.02, 0.5))
+            process.send_signal(signal.SIGKILL)
+            kills += process.wait() == -signal.SIGKILL
+            # Until nobody has the other end any more.
+            process.stdout.read()
     assert kills, "every erasure was quicker than its kill"
     assert copied.erase(ERASED)[1].is_clean
     assert words_left(copied.folder, ERASED) == []
     assert contents(copied) == contents(erased)
     check_manifests(copied)
+
+
+def receipts(shop):
+    """Written when an erasure begins, and at its end."""
+    return [(path, path.stat().st_mtime_ns) for path in (shop.work / "erasures").glob("*.json")]
 
 
 def contents(shop):

@@ -12,7 +12,13 @@ from pipeline.errors import UsageError
 from pipeline.explain import explain_item, explain_user
 from pipeline.texts import text_id
 
-pytestmark = [pytest.mark.spark, pytest.mark.redis, pytest.mark.feast, pytest.mark.slow]
+pytestmark = [
+    pytest.mark.spark,
+    pytest.mark.redis,
+    pytest.mark.feast,
+    pytest.mark.slow,
+    pytest.mark.xdist_group("shop"),
+]
 
 
 @pytest.fixture(scope="module")

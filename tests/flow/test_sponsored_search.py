@@ -20,10 +20,12 @@ SETTINGS = (
     "user_vectors.history_titles=8",
     "user_text_vectors.history_titles=8",
     "student.epochs=12",
+    'student.curve=["nll"]',
     "ctr_model.max_epochs=4",
     "ctr_model.patience=1",
     "prompts.item_rows=240",
     "prompts.user_rows=30",
+    "prompts.near_duplicate=2.0",
     "publication.online=false",
     "tuned_student.max_steps=0",
 )

@@ -8,23 +8,26 @@ import time
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import assets, runner, settings
-from pipeline.source import load_source
+from pipeline.call import plan_of
 from pipeline.stages import with_ancestors
-from pipeline.storage import Workspace
 
-pytestmark = [pytest.mark.spark, pytest.mark.redis, pytest.mark.feast, pytest.mark.slow]
+pytestmark = [
+    pytest.mark.spark,
+    pytest.mark.redis,
+    pytest.mark.feast,
+    pytest.mark.slow,
+    pytest.mark.xdist_group("flow"),
+]
 
 
 @pytest.fixture(scope="session")
-def report(tiny_world):
-    return json.loads((tiny_world / "report" / "report.json").read_text())
+def report(planted):
+    return json.loads((planted.work / "report" / "report.json").read_text())
 
 
 @pytest.fixture(scope="session")
-def plan(tiny_world):
-    source = load_source("tiny-world")
-    return runner.make_plan(Workspace(tiny_world), source, settings.resolve("tiny-world"))
+def plan(planted):
+    return plan_of(planted.work, None, None, None)
 
 
 def auc_of(scored, click):
@@ -36,9 +39,9 @@ def auc_of(scored, click):
 
 
 @pytest.fixture(scope="session")
-def ceiling(plan):
+def ceiling(planted, plan):
     """AUC of the true probabilities on the test rows of the run."""
-    truth = pq.read_table(assets.locate("tiny-world/truth.parquet")).to_pydict()
+    truth = pq.read_table(planted.folder / "truth.parquet").to_pydict()
     keys = zip(truth["user_id"], truth["item_id"], truth["timestamp"], strict=True)
     known = dict(zip(keys, truth["probability"], strict=True))
     rows = [row for row in plan.dataset("examples").table().to_pylist() if row["split"] == "test"]
@@ -92,17 +95,17 @@ def test_no_history_holds_its_own_event_or_a_later_one(plan):
         assert history["snapshot_at"] <= example["event_at"]
 
 
-def test_running_again_makes_nothing_and_is_quick(tiny_world):
+def test_running_again_makes_nothing_and_is_quick(planted):
     started = time.monotonic()
-    command = [sys.executable, "-m", "pipeline", "run", "report", "--work", str(tiny_world)]
+    command = [sys.executable, "-m", "pipeline", "run", "report", "--work", str(planted.work)]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 0, ended.stderr
     assert "nothing recomputed" in ended.stderr
     assert time.monotonic() - started < 20
 
 
-def test_the_html_report_needs_no_network(tiny_world):
-    page = (tiny_world / "report" / "report.html").read_text()
+def test_the_html_report_needs_no_network(planted):
+    page = (planted.work / "report" / "report.html").read_text()
     assert "msd_frozen" in page
     assert "<script src" not in page
     assert 'href="http' not in page.split("<body")[0]

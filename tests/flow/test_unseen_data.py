@@ -26,6 +26,18 @@ time = "at"
 label = { column = "stars", positive = ">= 4" }
 context = ["device"]
 """
+# The preset's models and arms, each in few rows, steps and seeds.
+SETTINGS = (
+    "prompts.item_rows=12",
+    "prompts.user_rows=4",
+    "student.epochs=1",
+    "student.max_holdout_rows=2",
+    "tuned_student.max_steps=2",
+    'ctr_model.arms=["deepfm", "din", "raw_text", "shuffled_vectors", "msd_frozen", "msd"]',
+    "ctr_model.seeds=[1]",
+    "ctr_model.max_epochs=1",
+    "report.bootstrap_rounds=40",
+)
 
 
 @pytest.fixture
@@ -57,9 +69,10 @@ def shop(tmp_path):
     return source
 
 
-def test_a_stranger_runs_the_report_on_files_of_his_own(msd, shop, tmp_path):
+def test_a_stranger_runs_the_report_on_files_of_his_own(fresh_msd, shop, tmp_path):
     work = tmp_path / "work"
-    ended = msd("run", "report", "--source", str(shop), "--preset", "tiny", work=work)
+    settings = [f"--set={setting}" for setting in SETTINGS]
+    ended = fresh_msd("run", "report", "--source", str(shop), "--preset", "tiny", *settings, work=work)
     assert ended.returncode == 0, ended.stderr
     report = json.loads((work / "report" / "report.json").read_text())
     assert {arm["name"] for arm in report["arms"]} >= {"deepfm", "din", "raw_text", "shuffled_vectors", "msd_frozen"}

@@ -1,26 +1,27 @@
 """A laptop's Airflow over a small tiny world: two days of it, a student of a few epochs, one seed."""
 
 import json
+import os
+import shlex
 import subprocess
-import sys
+import threading
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import psutil
 
-from dags.laptop.chain_run import ChainRun
-from dags.laptop.home import Home
+from dags.laptop.chain_run import CHAIN, ChainRun
 from dags.laptop.rest import Airflow
-from dags.laptop.services import members
 
 FIRST, LAST = "2023-11-24", "2023-11-25"
 OVERRIDES = (
     "prompts.item_rows=60",
     "prompts.user_rows=20",
+    "prompts.near_duplicate=2.0",
     "student.epochs=3",
     "publication.max_mean_cosine=1.0",
     "tuned_student.max_steps=10",
@@ -44,30 +45,41 @@ ASKING = ("deferred", "awaiting_input")
 """States of a task that waits for a person's answer."""
 
 
-@dataclass
-class SlicesEnd:
+class SliceEnds:
     """Kills the command of one slice, once, as soon as it runs."""
 
-    home: Home
-    words: tuple[str, ...]
-    """Of its command line."""
-    killed: int = 0
+    def __init__(self, words: Collection[str]) -> None:
+        """Takes what stands in its command line."""
+        self.killed = 0
+        self._words = {*words}
+        self._is_over = threading.Event()
+        self._watching = threading.Thread(target=self._kill)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_over.set()
+        if self._watching.ident:
+            self._watching.join()
 
     def look(self, runs: list[ChainRun]) -> None:
-        """Called by whoever follows the chain."""
-        for process in [] if self.killed else members(self.home):
-            try:
-                if set(self.words) <= set(process.cmdline()):
-                    process.kill()
-                    self.killed = process.pid
-                    return
-            except psutil.Error:
-                continue
+        """Called by whoever follows the chain: the slice is near once the first day's student is made."""
+        if runs[0].hops[CHAIN.index("distillation")].run and not self._watching.ident:
+            self._watching.start()
+
+    def _kill(self) -> None:
+        while not self.killed and not self._is_over.wait(0.05):
+            for process in psutil.process_iter():
+                with suppress(psutil.Error):
+                    if self._words <= {*process.cmdline()}:
+                        process.kill()
+                        self.killed = process.pid
 
 
 def msd(*arguments: str, work: Path) -> subprocess.CompletedProcess[str]:
-    """The command by hand."""
-    command = [sys.executable, "-m", "pipeline", *arguments, f"--work={work}"]
+    """The command by hand, called as the scheduler calls it."""
+    command = [*shlex.split(os.environ["MSD_COMMAND"]), *arguments, f"--work={work}"]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=WAIT_SECONDS)
 
 

@@ -96,9 +96,13 @@ class Shop:
         self.work = folder / "work"
         self.run = run
 
+    @property
+    def options(self):
+        files = self.folder / "files"
+        return ("--source", str(files / "shop.toml"), "--preset", str(files / "tiny.toml"))
+
     def msd(self, *arguments):
-        source, preset = self.folder / "files" / "shop.toml", self.folder / "files" / "tiny.toml"
-        return self.run(*arguments, "--source", str(source), "--preset", str(preset), work=self.work)
+        return self.run(*arguments, *self.options, work=self.work)
 
     def erase(self, user_id, **options):
         """In this process: (what was found, what is left)."""
