@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from rich.console import Console
 
 from pipeline import assets
+from pipeline.machine import multiplies_bfloat16
 
 MIN_MEMORY_GIB = 8
 MIN_DISK_GIB = 4
@@ -104,8 +105,7 @@ def _machine(work: Path) -> Iterator[Finding]:
     folder = next(path for path in (work.resolve(), *work.resolve().parents) if path.exists())
     free = shutil.disk_usage(folder).free / 2**30
     yield Finding("disk", free >= MIN_DISK_GIB, f"{free:.0f} GiB free for {work}", f"free {MIN_DISK_GIB} GiB")
-    flags = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
-    has_bf16 = "avx512_bf16" in flags or "amx_bf16" in flags
+    has_bf16 = multiplies_bfloat16()
     found = "the processor multiplies bfloat16 natively" if has_bf16 else "not native: float32 is used on the processor"
     yield Finding("bfloat16", has_bf16, found, "nothing to do; vectors are made about half as fast", is_needed=False)
 

@@ -41,7 +41,7 @@ Stages = Annotated[
 def demo(work: WorkOption = Path("work"), debug: DebugOption = False) -> None:
     """The whole flow on MovieLens-100K with every real component; ends with the results table."""
     started = time.monotonic()
-    with remembered_plan(work, "movielens-100k", "small", []) as plan:
+    with remembered_plan(work, "movielens-100k", "demo", []) as plan:
         made = runner.run(plan, ["report"])
     _finish(plan, made, started)
 

@@ -20,7 +20,7 @@ from pipeline.errors import StageError, UsageError
 from pipeline.job import Job, load
 from pipeline.log_lines import bound
 from pipeline.metrics import failures_told, tell_slice, tell_stage
-from pipeline.progress import note
+from pipeline.progress import heartbeat, note
 from pipeline.rejects import reasons_told
 from pipeline.rows import execute_rows, make_slice
 from pipeline.settings import Settings, digest, identity
@@ -167,9 +167,9 @@ def run_slice(plan: Plan, name: str, slice_number: int, num_slices: int) -> None
 
 @contextmanager
 def _observed(plan: Plan, name: str, **fields: Any) -> Iterator[None]:
-    """Puts the dataset's name on every line of the block, and counts it where it fails."""
+    """Puts the dataset's name on every line of the block, breaks long silences, and counts it where it fails."""
     facts = {"source": plan.source.name, "stage": name, "fingerprint": plan.dataset(name).fingerprint}
-    with bound(date=plan.date or None, **facts, **fields), failures_told(plan, name):
+    with bound(date=plan.date or None, **facts, **fields), failures_told(plan, name), heartbeat(name):
         yield
 
 
