@@ -25,7 +25,7 @@ from pipeline.machine import multiplies_bfloat16
 
 FIRST_SECONDS = 620 if multiplies_bfloat16() else 1100
 """12 and 20 minutes with the install, which takes a minute and a half."""
-SECOND_SECONDS, PEAK_GIB, LONGEST_SILENCE = 20, 8.0, 20.0
+SECOND_SECONDS, PEAK_GIB, LONGEST_SILENCE = 20, 8.0, 20
 STAGE = re.compile(r"\[\d+/\d+\] (\w+):")
 FORECAST = re.compile(r"about (\d+) s in all")
 BEFORE = "(start)"
@@ -63,7 +63,9 @@ def main() -> None:
         print(f"{name:24} {seconds:8.1f} {cpu:8.1f} {cpu / max(seconds, 1e-9) / cores:5.0%}")
     if first.forecast:
         print(f"said at the start {first.forecast:6.0f} s   {first.forecast / first.seconds:5.2f} of what it took")
-    print(f"longest silence   {first.silence:6.1f} s   {first.silence / LONGEST_SILENCE:5.2f} of {LONGEST_SILENCE:.0f} s")
+    print(
+        f"longest silence   {first.silence:6.1f} s   {first.silence / LONGEST_SILENCE:5.2f} of {LONGEST_SILENCE:.0f} s"
+    )
     print(f"first msd demo    {first.seconds:6.1f} s   {first.seconds / FIRST_SECONDS:5.2f} of {FIRST_SECONDS} s")
     print(f"second msd demo   {second.seconds:6.1f} s   {second.seconds / SECOND_SECONDS:5.2f} of {SECOND_SECONDS} s")
     print(f"peak memory     {first.peak_gib:8.2f} GiB {first.peak_gib / PEAK_GIB:5.2f} of {PEAK_GIB} GiB")

@@ -443,8 +443,8 @@ class TunedStudent:
     """Tokens whose activations are held at once; more distinct texts in a step are read in parts (gradient caching)."""
     checkpoint_steps: int = _free(20)
     """Steps between checkpoints: what a killed run has to train again at most."""
-    threads: int = _free(1)
-    """Threads on a CPU, 0 for all cores."""
+    threads: int = _free(0)
+    """Threads on a CPU, 0 for all cores; another number changes the last digits only."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,15 +24,17 @@ BFLOAT16_LIMITS = ("ALL", "DEFAULT", "AVX512_CORE_BF16", "AVX512_CORE_FP16", "AV
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """Rates of this machine, as it was when they were measured, other work included."""
+    """Rates of one core of this machine."""
 
     float32: float
-    """GFLOP/s of matrix products in float32, on all cores."""
+    """GFLOP/s of matrix products in float32."""
     bfloat16: float
     """The same in bfloat16."""
     python: float
-    """Units of a fixed piece of Python a second, on one core."""
+    """Units of a fixed piece of Python a second."""
     cores: int
+    share: float
+    """Of a core that a busy process got while this was measured: below 1, other programs took the rest."""
     limits: str
     """What the environment forbids the libraries: rates under other limits are another machine's."""
 
@@ -54,7 +56,7 @@ def multiplies_bfloat16() -> bool:
 
 
 def measure() -> Speed:
-    """The rates, measured in some five seconds and kept.
+    """The rates, measured in a few seconds and kept.
 
     Raises:
         ServiceError: the child process failed, as where torch is not installed.

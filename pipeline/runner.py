@@ -99,7 +99,7 @@ def run(plan: Plan, names: list[str], *, only: bool = False) -> list[str]:
     Raises:
         StageError: with `only`, an input is not made yet; or the plan may not make a stage that is missing.
     """
-    pending = _missing(plan, names)
+    pending = missing_stages(plan, names)
     if only:
         check_inputs(plan, names)
     for position, stage in enumerate(pending, start=1):
@@ -198,7 +198,8 @@ def make_job(plan: Plan, stage: Stage) -> Job:
     return Job(stage=stage, config=config, source=plan.source, inputs=inputs, output=output)
 
 
-def _missing(plan: Plan, names: list[str]) -> list[Stage]:
+def missing_stages(plan: Plan, names: list[str]) -> list[Stage]:
+    """The named stages and whatever they need, as far as they are not made yet, in the order of the table."""
     needed: set[str] = set()
     pending = list(names)
     while pending:
