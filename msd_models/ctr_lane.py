@@ -17,6 +17,7 @@ from msd_models.ctr_records import open_inputs
 from msd_models.vector_alignment import open_vectors
 from pipeline.errors import MsdError
 from pipeline.log_lines import carry_on
+from pipeline.progress import Advance
 
 TOLD_ROWS = 20_000
 """Rows that are told at once."""
@@ -52,14 +53,14 @@ def _read_requests(requests: "queue.Queue[dict[str, Any]]") -> None:
     os._exit(0)
 
 
-def _train(folder: Path, advance: Callable[[float], None]) -> str:
+def _train(folder: Path, advance: Advance) -> str:
     job = read_job(folder)
     torch.set_num_threads(job.config.threads)
     outcome = train_one(job, open_inputs(job.records), open_vectors(job.vectors), advance)
     return outcome_line(job, outcome)
 
 
-def _told(name: str, reply: Callable[..., None]) -> Callable[[float], None]:
+def _told(name: str, reply: Callable[..., None]) -> Advance:
     waiting = 0.0
 
     def advance(amount: float = 1) -> None:
