@@ -13,7 +13,7 @@ from typing import Any
 from msd_models.vector_tables import VectorSource
 from pipeline.config import CtrModel
 
-NOT_OF_AN_ARM = ("arms", "arms_file", "seeds", "processes", "threads", "checkpoint_seconds")
+NOT_OF_AN_ARM = ("arms", "arms_file", "seeds", "processes", "side_by_side", "threads", "checkpoint_seconds")
 """Settings of ctr_model that all arms share."""
 
 

@@ -19,14 +19,14 @@ import pyarrow.parquet as pq
 
 from msd_models.arms_file import read_arms
 from msd_models.ctr_inputs import CtrInputs
-from msd_models.ctr_job import Job, train_one
+from msd_models.ctr_job import Job, outcome_line, train_one
 from msd_models.ctr_records import open_inputs, positions
 from msd_models.ctr_settings import check_settings
 from msd_models.language_model import cpu_threads
 from msd_models.vector_tables import ArmTables, Rows, SemanticVectors, VectorSource, VectorTable, user_codes
 from pipeline.config import CanaryModel, CtrModel
 from pipeline.errors import ConfigError, SpaceMismatch, StageError
-from pipeline.progress import progress
+from pipeline.progress import note, progress
 from pipeline.storage import Dataset, Outcome, write_shard
 
 KNOWN_FILE = "known.parquet"
@@ -71,7 +71,7 @@ def train_canary(
         cpu_threads(config.threads),
     ):
         for job in pending:
-            train_one(job, inputs, vectors, advance)
+            note(outcome_line(job, train_one(job, inputs, vectors, advance)))
     shutil.rmtree(folder / "unfinished", ignore_errors=True)
     rows = sum(len(file) for file in inputs.records.values())
     details = {"arms": [config.arm], "seeds": list(config.seeds), "space_id": vectors.space_id}

@@ -88,20 +88,27 @@ def write_job(job: Job, folder: Path) -> None:
     write_atomically(folder / "job.json", json.dumps(told).encode())
 
 
+def read_job(folder: Path) -> Job:
+    """What write_job wrote into the folder."""
+    told = json.loads((folder / "job.json").read_text(encoding="utf-8"))
+    paths = {name: Path(told[name]) for name in ("records", "vectors", "folder")}
+    return Job(arm=told["arm"], seed=told["seed"], config=_config(told["config"]), **paths)
+
+
 def work(folder: str) -> None:
     """One process's share of the training whose job.json lies in the folder."""
     import torch.distributed as dist
 
-    told = json.loads((Path(folder) / "job.json").read_text(encoding="utf-8"))
-    paths = {name: Path(told[name]) for name in ("records", "vectors", "folder")}
-    job = Job(arm=told["arm"], seed=told["seed"], config=_config(told["config"]), **paths)
+    job = read_job(Path(folder))
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     torch.set_num_threads(job.config.threads)
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     try:
         group = Group(rank=dist.get_rank(), size=dist.get_world_size())
-        train_one(job, open_inputs(job.records), open_vectors(job.vectors), tell_parent, group)
+        outcome = train_one(job, open_inputs(job.records), open_vectors(job.vectors), tell_parent, group)
+        if is_first_process():
+            note(outcome_line(job, outcome))
     finally:
         dist.destroy_process_group()
 
@@ -118,6 +125,14 @@ def train_one(job: Job, inputs: CtrInputs, vectors: SemanticVectors, advance: Ad
         _leave(job, arm, config, network, inputs, vectors, outcome)
         unfinished.unlink(missing_ok=True)
     return outcome
+
+
+def outcome_line(job: Job, outcome: Fit) -> str:
+    """How a training went, for the person watching."""
+    return (
+        f"      {job.arm} seed {job.seed}: valid AUC {max(outcome.valid_auc):.4f} after epoch {outcome.best_epoch},"
+        f" {outcome.train_seconds:.1f} s, {outcome.samples_per_second:,.0f} rows/s"
+    )
 
 
 def untrained(job: Job, arm: Arm, arms: dict[str, Arm], inputs: CtrInputs, vectors: SemanticVectors) -> CtrNetwork:
@@ -173,10 +188,6 @@ def _leave(
         **{name: round(value, 6) if isinstance(value, float) else value for name, value in asdict(outcome).items()},
     }
     write_atomically(job.run_path, json.dumps(run, indent=1).encode())
-    note(
-        f"      {arm.name} seed {job.seed}: valid AUC {max(outcome.valid_auc):.4f} after epoch {outcome.best_epoch},"
-        f" {outcome.train_seconds:.1f} s, {outcome.samples_per_second:,.0f} rows/s"
-    )
 
 
 def _save(network: CtrNetwork, path: Path, facts: dict[str, str], config: CtrModel) -> None:

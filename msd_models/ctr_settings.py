@@ -39,7 +39,15 @@ COUNTS = (
     "processes",
     "threads",
 )
-AMOUNTS = ("cross_layers", "shared_experts", "own_experts", "weight_decay", "score_weight", "representation_weight")
+AMOUNTS = (
+    "cross_layers",
+    "side_by_side",
+    "shared_experts",
+    "own_experts",
+    "weight_decay",
+    "score_weight",
+    "representation_weight",
+)
 POSITIVE = ("learning_rate", "temperature", "mask_gamma", "mask_threshold")
 
 

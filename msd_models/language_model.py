@@ -16,6 +16,7 @@ import torch
 
 from pipeline import assets
 from pipeline.errors import ConfigError
+from pipeline.machine import multiplies_bfloat16
 from pipeline.progress import note
 from pipeline.storage import file_digest
 
@@ -70,7 +71,7 @@ def resolve_dtype(name: str) -> torch.dtype:
         ConfigError: an unknown name.
     """
     if name == "auto":
-        native = torch.cuda.is_available() or _cpu_multiplies_bfloat16()
+        native = torch.cuda.is_available() or multiplies_bfloat16()
         return torch.bfloat16 if native else torch.float32
     if name not in DTYPES:
         raise ConfigError(f"dtype '{name}' is unknown; choose auto, {', '.join(DTYPES)}")
@@ -143,13 +144,6 @@ def _load(kind: Any, folder: Path, **options: Any) -> Any:
             f"{folder} is no model folder that can be loaded: {reason}; wanted weights and a tokenizer in"
             " Hugging Face's layout"
         ) from error
-
-
-def _cpu_multiplies_bfloat16() -> bool:
-    if Path("/proc/cpuinfo").is_file():
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-        return any(flag in flags for flag in ("avx512_bf16", "amx_bf16", " bf16"))
-    return False
 
 
 def _convert_smollm2(folder: Path) -> None:

@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 
 from msd_models.arms import Arm, settings_of
 from msd_models.arms_file import compared_arms, read_arms
 from msd_models.ctr_inputs import CtrInputs
-from msd_models.ctr_job import Job, train_one, write_job
+from msd_models.ctr_job import Job, outcome_line, train_one, write_job
+from msd_models.ctr_lanes import Share, lanes_for, train_in_lanes
 from msd_models.ctr_records import open_inputs
 from msd_models.ctr_settings import check_settings
 from msd_models.language_model import cpu_threads
@@ -26,7 +28,7 @@ from msd_models.record_files import Records
 from msd_models.vector_alignment import align_vectors, open_vectors
 from msd_models.vector_tables import SemanticVectors
 from pipeline.config import CtrModel
-from pipeline.progress import Advance, progress
+from pipeline.progress import note, progress
 from pipeline.storage import Dataset, Outcome
 
 ROWS = pa.schema(
@@ -94,30 +96,36 @@ def _ordered(config: CtrModel, arms: Mapping[str, Arm]) -> list[Arm]:
 def _train_jobs(
     pending: list[Job], arms: Mapping[str, Arm], inputs: CtrInputs, vectors: SemanticVectors, launch: Launch | None
 ) -> None:
-    epochs = [settings_of(arms[job.arm], job.config).max_epochs for job in pending]
-    with progress("ctr_model", sum(epochs) * inputs.num_rows("train")) as advance:
-        for job, most in zip(pending, epochs, strict=True):
-            done = _Counted(advance)
+    rows = {job.name: _most_rows(arms[job.arm], job.config, inputs) for job in pending}
+    with progress("ctr_model", sum(rows.values())) as advance:
+        shares = {job.name: Share(advance, rows[job.name]) for job in pending}
+        lanes = 1 if launch else _num_lanes(pending, sum(rows.values()))
+        if lanes > 1:
+            train_in_lanes(pending, arms, lanes, shares)
+            return
+        for job in pending:
             if job.config.processes == 1 and launch is None:
                 with cpu_threads(job.config.threads):
-                    train_one(job, inputs, vectors, done)
+                    note(outcome_line(job, train_one(job, inputs, vectors, shares[job.name])))
             else:
                 folder = job.folder / "jobs" / job.name
                 write_job(job, folder)
-                (launch or partial(launch_torchrun, WORKER, "ctr_model"))(folder, job.config.processes, done)
-            # An arm that stopped early leaves its share of the bar to be filled.
-            advance(most * inputs.num_rows("train") - done.amount)
+                (launch or partial(launch_torchrun, WORKER, "ctr_model"))(
+                    folder, job.config.processes, shares[job.name]
+                )
+            shares[job.name].finish()
 
 
-class _Counted:
-    """An Advance that remembers how far it went."""
+def _most_rows(arm: Arm, config: CtrModel, inputs: CtrInputs) -> float:
+    """Rows a training reads where it does not stop early."""
+    return settings_of(arm, config).max_epochs * inputs.num_rows("train")
 
-    def __init__(self, advance: Advance) -> None:
-        self.advance, self.amount = advance, 0.0
 
-    def __call__(self, amount: float = 1) -> None:
-        self.amount += amount
-        self.advance(amount)
+def _num_lanes(pending: list[Job], rows: float) -> int:
+    """Trainings at once: one where each has a GPU, or several processes, of its own."""
+    if not pending or pending[0].config.processes > 1 or torch.cuda.is_available():
+        return 1
+    return lanes_for(pending[0].config.side_by_side, len(pending), rows)
 
 
 def _write_rows(path: Path, inputs: CtrInputs) -> None:

@@ -119,7 +119,6 @@ def _tuned(config: TunedStudent, folder: Path, reading: Reading, datasets: Mappi
     tokenizer = load_tokenizer(source)
     model = with_upper_adapters(load_causal(source, dtype).to(device()), config)
     live, world = _prepared(model, prompt_ids(tokenizer), reading, config, folder, datasets)
-    # States are made by whole passes side by side, on every core; a step's small products gain nothing from a second.
     with cpu_threads(config.threads):
         fixed, tuned = _trained(model, live, world, folder, datasets)
     details = _told(fixed, tuned, world)

@@ -22,6 +22,8 @@ ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 """Defaults; what the caller's environment says wins."""
+CPU_BLOCK_TOKENS = 32
+"""Of the key/value cache: the least that vLLM's attention kernel reads at full speed."""
 Line = dict[str, Any] | None
 """A request, or None at the end of them."""
 
@@ -119,6 +121,9 @@ def _load(settings: Mapping[str, Any]) -> Any:
         seed=settings["seed"],
         enforce_eager=not on_gpu,
         enable_prefix_caching=True,
+        # What prompts have in common is kept in whole blocks, and a CPU's default of 128 tokens is longer than most
+        # of it: a fifth less to compute in float32.
+        block_size=None if on_gpu else CPU_BLOCK_TOKENS,
         tensor_parallel_size=settings["tensor_parallel"],
         distributed_executor_backend="uni" if is_alone else "mp",
         gpu_memory_utilization=settings["gpu_memory_share"],

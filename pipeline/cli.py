@@ -164,9 +164,15 @@ def redis(work: WorkOption = Path("work"), debug: DebugOption = False) -> None:
 
 
 @app.command(name="doctor")
-def doctor_(work: WorkOption = Path("work"), debug: DebugOption = False) -> None:
-    """Checks the machine (Java, Redis, libraries, models, memory, GPU) and says how to mend what is missing."""
-    if not doctor.examine(work):
+def doctor_(
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Measure how fast the machine is, in a few seconds.")
+    ] = False,
+    work: WorkOption = Path("work"),
+    debug: DebugOption = False,
+) -> None:
+    """Checks the machine (Java, Redis, libraries, models, memory, GPU, speed) and says how to mend what is missing."""
+    if not doctor.examine(work, measure=measure):
         raise typer.Exit(1)
 
 

@@ -277,9 +277,8 @@ class Student:
     """Training processes on this machine (torchrun, DDP), one a GPU; batch_size is shared out among them."""
     checkpoint_steps: int = _free(50)
     """Optimiser steps between checkpoints: what a killed run has to train again at most."""
-    threads: int = _free(1)
-    """Threads on a CPU, 0 for all cores. Two are 1.6 times as fast as one on a quiet machine and half as fast on a busy
-    one."""
+    threads: int = _free(0)
+    """Threads on a CPU, 0 for all cores; another number changes the last digits only."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -444,8 +443,8 @@ class TunedStudent:
     """Tokens whose activations are held at once; more distinct texts in a step are read in parts (gradient caching)."""
     checkpoint_steps: int = _free(20)
     """Steps between checkpoints: what a killed run has to train again at most."""
-    threads: int = _free(1)
-    """Threads on a CPU, 0 for all cores."""
+    threads: int = _free(0)
+    """Threads on a CPU, 0 for all cores; another number changes the last digits only."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -565,6 +564,9 @@ class CtrModel:
     """Training processes (torchrun, DDP), one a GPU; batch_size is shared out among them."""
     checkpoint_seconds: float = _free(60.0)
     """Seconds between checkpoints of a training: what a killed run has to train again at most."""
+    side_by_side: int = _free(0)
+    """Trainings at once on a CPU, each in a process of its own; 0: one a core, 8 at most, where they are worth it (a
+    million rows to train on)."""
     threads: int = _free(1)
     """Threads of a training on a CPU; another number changes the last digits only. One: steps of some 20 ms gain little
     from a second thread and wait for it whenever the machine has other work."""

@@ -1,13 +1,14 @@
 """What `msd doctor` checks: one line each, with the way to mend it. Imports nothing heavy."""
 
 import importlib.util
+import json
 import os
 import re
 import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -15,11 +16,21 @@ from urllib.parse import urlsplit
 
 from rich.console import Console
 
-from pipeline import assets
+from pipeline import assets, forecast, machine
+from pipeline.errors import ServiceError
+from pipeline.machine import multiplies_bfloat16
 
 MIN_MEMORY_GIB = 8
 MIN_DISK_GIB = 4
 EXTRAS = {"spark": ("pyspark",), "store": ("feast", "duckdb", "redis"), "models": ("torch", "transformers", "peft")}
+
+
+READERS: tuple[tuple[str, str, Callable[[Mapping[str, float]], float]], ...] = (
+    ("teacher_outputs", "teacher, writing", lambda made: made["output_tokens_generated"] / made["generating_seconds"]),
+    ("student", "student, training", lambda made: made["tokens_per_second"]),
+    ("user_vectors", "student, reading", lambda made: made["tokens_read"] / made["reading_seconds"]),
+)
+"""Stages whose tokens a second are shown, what that is called, and how the rate follows from a manifest's details."""
 
 
 @dataclass(frozen=True)
@@ -33,15 +44,19 @@ class Finding:
     is_needed: bool = True
 
 
-def examine(work: Path) -> bool:
+def examine(work: Path, *, measure: bool = False) -> bool:
     """Prints every finding.
+
+    Args:
+        work: the work folder.
+        measure: the machine's speed, which takes a few seconds; else what was measured last is shown.
 
     Returns:
         True when everything that is needed is there.
     """
     console = Console(highlight=False)
     all_well = True
-    for check in _CHECKS:
+    for check in (*_CHECKS, _measured_speed if measure else _known_speed):
         for finding in check(work):
             mark = "ok  " if finding.is_well else "MISS" if finding.is_needed else "none"
             line = f"{mark}  {finding.name}: {finding.found}"
@@ -104,8 +119,7 @@ def _machine(work: Path) -> Iterator[Finding]:
     folder = next(path for path in (work.resolve(), *work.resolve().parents) if path.exists())
     free = shutil.disk_usage(folder).free / 2**30
     yield Finding("disk", free >= MIN_DISK_GIB, f"{free:.0f} GiB free for {work}", f"free {MIN_DISK_GIB} GiB")
-    flags = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
-    has_bf16 = "avx512_bf16" in flags or "amx_bf16" in flags
+    has_bf16 = multiplies_bfloat16()
     found = "the processor multiplies bfloat16 natively" if has_bf16 else "not native: float32 is used on the processor"
     yield Finding("bfloat16", has_bf16, found, "nothing to do; vectors are made about half as fast", is_needed=False)
 
@@ -122,6 +136,43 @@ def _assets(work: Path) -> Iterator[Finding]:
         cached = (assets.cache_folder() / name).is_dir()
         found = f"cached ({wheel.terms})" if cached else "not cached yet"
         yield Finding(f"asset {name}", cached, found, f"fetched from PyPI when needed: {wheel.requirement}", False)
+
+
+def _measured_speed(work: Path) -> Iterator[Finding]:
+    try:
+        yield from _speed(machine.measure(), work)
+    except ServiceError as error:
+        yield Finding("speed", False, str(error), "run: make setup", is_needed=False)
+
+
+def _known_speed(work: Path) -> Iterator[Finding]:
+    speed = machine.last_measured()
+    if speed is None:
+        yield Finding("speed", False, "not measured yet", "run: msd doctor --measure (a few seconds)", is_needed=False)
+    else:
+        yield from _speed(speed, work)
+
+
+def _speed(speed: machine.Speed, work: Path) -> Iterator[Finding]:
+    """What the machine is good for: products, tokens a second, the demo's time."""
+    yield Finding("matrix products", True, forecast.told(speed))
+    for stage, what, rate_of in READERS:
+        rate = forecast.tokens_per_second(stage, speed)
+        yield Finding(what, True, f"about {rate:,.0f} tokens a second by that{_last_rate(work, stage, rate_of)}")
+    minutes = forecast.demo_seconds(list(forecast.COSTS), speed) / 60
+    yield Finding("msd demo", True, f"about {minutes:.0f} minutes, where nothing else runs")
+
+
+def _last_rate(work: Path, stage: str, rate_of: Callable[[Mapping[str, float]], float]) -> str:
+    """What a stage's latest manifest says, where it made anything."""
+    manifests = sorted(work.glob(f"{stage}/*/manifest.json"), key=lambda path: path.stat().st_mtime)
+    if not manifests:
+        return ""
+    try:
+        rate = rate_of(json.loads(manifests[-1].read_text(encoding="utf-8"))["details"])
+    except (KeyError, ZeroDivisionError):
+        return ""
+    return f"; {rate:,.0f} when {work} was made, loading included"
 
 
 _CHECKS: tuple[Callable[[Path], Iterator[Finding]], ...] = (

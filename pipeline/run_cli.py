@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline import results, runner, view
+from pipeline import forecast, machine, results, runner, view
 from pipeline.call import (
     DateOption,
     DebugOption,
@@ -39,9 +39,17 @@ Stages = Annotated[
 
 
 def demo(work: WorkOption = Path("work"), debug: DebugOption = False) -> None:
-    """The whole flow on MovieLens-100K with every real component; ends with the results table."""
+    """The whole flow on MovieLens-100K with every real component, in minutes; ends with a results table.
+
+    Says at the start how long it will take on this machine. It has the preset `demo`, sized to show every part: the
+    README's results come from the preset `small`: msd run report --source movielens-100k --preset small.
+    """
     started = time.monotonic()
-    with remembered_plan(work, "movielens-100k", "small", []) as plan:
+    with remembered_plan(work, forecast.SOURCE, forecast.PRESET, []) as plan:
+        pending = runner.missing_stages(plan, ["report"])
+        if pending:
+            note("measuring this machine, a few seconds")
+            forecast.announce(pending, machine.measure())
         made = runner.run(plan, ["report"])
     _finish(plan, made, started)
 

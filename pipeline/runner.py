@@ -20,7 +20,7 @@ from pipeline.errors import StageError, UsageError
 from pipeline.job import Job, load
 from pipeline.log_lines import bound
 from pipeline.metrics import failures_told, tell_slice, tell_stage
-from pipeline.progress import note
+from pipeline.progress import heartbeat, note
 from pipeline.rejects import reasons_told
 from pipeline.rows import execute_rows, make_slice
 from pipeline.settings import Settings, digest, identity
@@ -116,7 +116,7 @@ def run(plan: Plan, names: list[str], *, only: bool = False) -> list[str]:
     Raises:
         StageError: with `only`, an input is not made yet; or the plan may not make a stage that is missing.
     """
-    pending = _missing(plan, names)
+    pending = missing_stages(plan, names)
     if only:
         check_inputs(plan, names)
     for stage in pending:
@@ -186,9 +186,9 @@ def run_slice(plan: Plan, name: str, slice_number: int, num_slices: int) -> None
 
 @contextmanager
 def _observed(plan: Plan, name: str, **fields: Any) -> Iterator[None]:
-    """Puts the dataset's name on every line of the block, and counts it where it fails."""
+    """Puts the dataset's name on every line of the block, breaks long silences, and counts it where it fails."""
     facts = {"source": plan.source.name, "stage": name, "fingerprint": plan.dataset(name).fingerprint}
-    with bound(date=plan.date or None, **facts, **fields), failures_told(plan, name):
+    with bound(date=plan.date or None, **facts, **fields), failures_told(plan, name), heartbeat(name):
         yield
 
 
@@ -219,7 +219,8 @@ def make_job(plan: Plan, stage: Stage) -> Job:
     return Job(stage=stage, config=config, source=plan.source, inputs=inputs, output=output)
 
 
-def _missing(plan: Plan, names: list[str]) -> list[Stage]:
+def missing_stages(plan: Plan, names: list[str]) -> list[Stage]:
+    """The named stages and whatever they need, as far as they are not made yet, in the order of the table."""
     needed: set[str] = set()
     pending = list(names)
     while pending:

@@ -1,11 +1,13 @@
 """Every arm by one loop: what it leaves, that it learns what is there and not what is not, and that it resumes."""
 
 import json
+import threading
 import time
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -17,6 +19,7 @@ from safetensors.torch import load_file
 from msd_models.arms import settings_of
 from msd_models.arms_file import read_arms
 from msd_models.ctr_job import Job, train_one, work
+from msd_models.ctr_lanes import LEAST_ROWS, JobOrder, lanes_for
 from msd_models.ctr_records import open_inputs
 from msd_models.fitting import batch_rows, fit, score
 from msd_models.metrics import auc
@@ -24,7 +27,7 @@ from msd_models.networks import build
 from msd_models.train import train_arms
 from msd_models.vector_alignment import align_vectors, open_vectors
 from pipeline.config import CtrModel
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, StageError
 from pipeline.storage import write_shard
 
 ARMS = (
@@ -154,6 +157,52 @@ def test_semantic_arms_of_one_module_are_one_architecture(trained):
     alike = [arm for arm in ARMS if read_arms()[arm].module == "msd" and read_arms()[arm].injection == "input"]
     assert {"shuffled_vectors", "raw_text", "msd_frozen", "msd"} == set(alike)
     assert len({json.loads((folder / "runs" / f"{arm}-1.json").read_text())["params"] for arm in alike}) == 1
+
+
+def test_trainings_side_by_side_give_the_same_bytes_though_one_lane_is_killed(world, trained, tmp_path):
+    config = replace(SMALL, side_by_side=2)
+    killer = threading.Thread(target=kill_a_lane, args=(tmp_path,))
+    killer.start()
+    with pytest.raises(StageError, match="what is trained stays"):
+        train_arms(config, tmp_path, **inputs_of_stage(world))
+    killer.join()
+    assert not lanes()
+    done = {path: path.read_bytes() for path in tmp_path.glob("runs/*.json")}
+    assert 1 <= len(done) < len(ARMS)
+    train_arms(config, tmp_path, **inputs_of_stage(world))
+    assert made_files(tmp_path) == made_files(trained[0])
+    assert all(path.read_bytes() == content for path, content in done.items())
+
+
+def lanes():
+    """Processes of this one that train in lanes."""
+    return [child for child in psutil.Process().children() if "msd_models.ctr_lane" in child.cmdline()]
+
+
+def kill_a_lane(folder):
+    """When the first run is done."""
+    while not list(folder.glob("runs/*.json")):
+        time.sleep(0.01)
+    lanes()[0].kill()
+
+
+def test_lanes_are_started_where_the_work_is_worth_it_and_train_teachers_first(tmp_path):
+    assert lanes_for(0, num_jobs=10, rows=LEAST_ROWS - 1) == 1
+    assert lanes_for(2, num_jobs=1, rows=1) == 1
+    assert lanes_for(3, num_jobs=10, rows=1) == 3
+    places = {"records": tmp_path, "vectors": tmp_path, "folder": tmp_path}
+    jobs = [
+        Job(arm=arm, seed=seed, config=SMALL, **places)
+        for seed in (1, 2)
+        for arm in ("din", "elec_vanilla", "elec_gain")
+    ]
+    plan = JobOrder(jobs, read_arms())
+    started = [plan.next_job().name for _ in range(4)]
+    assert started == ["elec_gain-1", "elec_gain-2", "din-1", "din-2"]
+    assert plan.next_job() is None
+    plan.finish("elec_gain-2")
+    assert plan.next_job().name == "elec_vanilla-2"
+    assert plan.next_job() is None
 
 
 def test_trainings_killed_in_the_middle_end_in_the_same_files(world, trained, fork_child, tmp_path):
