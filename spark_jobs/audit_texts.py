@@ -1,25 +1,14 @@
 """The audit's checks of what was read: user vectors and prompts, against texts rendered again from the true events."""
 
-from collections.abc import Iterator
-
-import pyarrow as pa
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
-from pipeline import schemas, texts
+from pipeline import texts
 from spark_jobs.audit_checks import JUDGED
 from spark_jobs.audit_evidence import Evidence, leaks_of, row_numbered, told
+from spark_jobs.rendered_texts import RENDERED, with_true_text
 from spark_jobs.session import spark_schema
 
-RENDERED = pa.schema(
-    [
-        pa.field("user_id", pa.string()),
-        pa.field("snapshot_at", schemas.TIME),
-        pa.field("true_text", pa.string()),
-        pa.field("last_shown_at", schemas.TIME),
-        pa.field("last_judged_at", schemas.TIME),
-    ]
-)
 SHOWN_TITLE = r"^- (.*?)(?: \(skipped\))?$"
 
 
@@ -99,20 +88,7 @@ def true_texts(evidence: Evidence, snapshots: DataFrame, history_titles: int) ->
     )
     columns = ("user_id", "snapshot_at", "last_shown_at", "last_judged_at", "attributes")
     read = joined.select(*columns, F.col("events.title").alias("titles"), F.col("events.is_click").alias("labels"))
-    return read.mapInArrow(_render, spark_schema(RENDERED))
-
-
-def _render(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    for batch in batches:
-        columns = (batch[name].to_pylist() for name in ("attributes", "titles", "labels"))
-        read = [
-            texts.user_text(dict(profile or ()), [title or "" for title in titles or ()], labels or ())
-            for profile, titles, labels in zip(*columns, strict=True)
-        ]
-        made = {**{name: batch[name] for name in batch.schema.names}, "true_text": pa.array(read, pa.string())}
-        yield pa.RecordBatch.from_arrays(
-            [made[name].cast(RENDERED.field(name).type) for name in RENDERED.names], schema=RENDERED
-        )
+    return read.mapInArrow(with_true_text, spark_schema(RENDERED))
 
 
 def _user_prompt_leaks(evidence: Evidence, prompts: DataFrame, history_titles: int) -> DataFrame:

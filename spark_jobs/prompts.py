@@ -5,16 +5,15 @@ first event of valid or test, so that the teacher reads nothing that a model is 
 of the history's length, and longer histories weigh more.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
-import pyarrow as pa
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from pipeline import config as configs
-from pipeline import schemas, texts
 from spark_jobs.focus import second_round
 from spark_jobs.near_duplicates import count_read, with_representatives
+from spark_jobs.rendered_texts import SAMPLED, with_item_text, with_user_text
 from spark_jobs.sampling import Strata, allot, draw
 from spark_jobs.session import spark_schema
 from spark_jobs.tables import Made, held, stable_hash
@@ -23,9 +22,6 @@ MIN_EVENTS = 3
 """A shorter history says too little of anybody."""
 BANDS = ((10, "3-9 events"), (30, "10-29 events"), (100, "30-99 events"))
 LONGEST_BAND = "100 events or more"
-
-SAMPLED = pa.schema([field for field in schemas.PROMPTS if field.name not in ("representative_id", "teacher_text")])
-"""What is known of a row before near-duplicates are."""
 
 
 def make(
@@ -124,7 +120,7 @@ def _item_rows(sampled: DataFrame, items: DataFrame) -> DataFrame:
         "attributes",
         "inclusion_probability",
     )
-    return read.mapInArrow(_with_item_text, spark_schema(SAMPLED))
+    return read.mapInArrow(with_item_text, spark_schema(SAMPLED))
 
 
 def _user_rows(
@@ -156,30 +152,12 @@ def _user_rows(
             "inclusion_probability",
         )
     )
-    return read.mapInArrow(_with_user_text, spark_schema(SAMPLED))
+    return read.mapInArrow(with_user_text, spark_schema(SAMPLED))
 
 
 def _latest(column: str, config: configs.Prompts) -> Column:
     start = F.greatest(F.size(column) - config.history_titles + 1, F.lit(1))
     return F.slice(column, start, config.history_titles)
-
-
-def _with_item_text(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    for batch in batches:
-        rows = zip(batch["text"].to_pylist(), batch["attributes"].to_pylist(), strict=True)
-        yield _prompts(batch, [texts.item_text(text, dict(attributes)) for text, attributes in rows])
-
-
-def _with_user_text(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    for batch in batches:
-        columns = (batch[name].to_pylist() for name in ("attributes", "titles", "labels"))
-        rows = zip(*columns, strict=True)
-        yield _prompts(batch, [texts.user_text(dict(profile), titles, labels) for profile, titles, labels in rows])
-
-
-def _prompts(batch: pa.RecordBatch, read: list[str]) -> pa.RecordBatch:
-    made = {**{name: batch[name] for name in batch.schema.names}, "text": pa.array(read, pa.string())}
-    return pa.RecordBatch.from_pydict({name: made[name] for name in SAMPLED.names})
 
 
 if __name__ == "__main__":

@@ -36,7 +36,6 @@ SESSION_SETTINGS = {
 of a CSV row uncounted."""
 
 ADAPTIVE_SETTINGS = {
-    "spark.sql.adaptive.enabled": "true",
     "spark.sql.adaptive.advisoryPartitionSizeInBytes": "64m",
     "spark.sql.adaptive.coalescePartitions.enabled": "true",
     "spark.sql.adaptive.skewJoin.enabled": "true",
@@ -44,13 +43,16 @@ ADAPTIVE_SETTINGS = {
     "spark.sql.autoBroadcastJoinThreshold": "32m",
     "spark.sql.inMemoryColumnarStorage.compressed": "false",
 }
-"""How work is cut, set where spark-submit does not say otherwise: shuffles begin with more partitions than they need
-(`spark_jobs.shuffles`) and small ones are put together; a join's partition of twice the wanted size, and five times the
-median, is cut; the ids of a million items are sent to every task, so that a log need not be shuffled by them. What
-is held between two passes is read once or twice, and to compress it takes as long as to compute it."""
+"""How a large source's work is cut, set where spark-submit does not say otherwise: shuffles begin with more partitions
+than they need (`spark_jobs.shuffles`) and small ones are put together; a join's partition of twice the wanted size, and
+five times the median, is cut; the ids of a million items are sent to every task, so that a log need not be shuffled by
+them. What is held between two passes is read once or twice, and to compress it takes as long as to compute it."""
 
 LARGE_BYTES = 16 * 2**20
-"""A source whose files hold more, a million events or so, is worth a compiler that takes longer."""
+"""A source whose files hold more, a million events or so, is worth a compiler that takes longer, and plans that are
+made again after each shuffle. On a smaller one that replanning, and the description of the plan that Spark writes each
+time, twice as long for every frame held in memory, is a third of what `prompts` cost (20 s of processor time, 13
+without)."""
 SMALL_JVM = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 """The first compiler alone and the plain collector halve the processor time of the six tables of MovieLens-100K (83 s
 to 42) and take a third off the memory: most of that work is planning queries, not running them."""
@@ -76,7 +78,7 @@ def session(source_bytes: int = 0) -> SparkSession:
     """The running session, or a new one.
 
     Args:
-        source_bytes: of the source's files, by which a JVM of our own is set up.
+        source_bytes: of the source's files, by which a JVM of our own is set up and queries are planned.
 
     Raises:
         ServiceError: Java is absent or its virtual machine does not start.
@@ -85,7 +87,8 @@ def session(source_bytes: int = 0) -> SparkSession:
         _start(source_bytes)
     spark = SparkSession.builder.getOrCreate()
     settings = spark.sparkContext.getConf()
-    left_open = {key: value for key, value in ADAPTIVE_SETTINGS.items() if not settings.contains(key)}
+    is_adaptive = {shuffles.ADAPTIVE: str(source_bytes > LARGE_BYTES).lower()}
+    left_open = {key: value for key, value in (ADAPTIVE_SETTINGS | is_adaptive).items() if not settings.contains(key)}
     for key, value in (SESSION_SETTINGS | left_open).items():
         spark.conf.set(key, value)
     if str(settings.get("spark.master")).startswith("local") and not settings.contains(shuffles.SETTING):

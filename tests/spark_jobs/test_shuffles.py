@@ -12,6 +12,7 @@ from pipeline.runner import make_job
 from pipeline.source import parse_source
 from pipeline.stages import BY_NAME
 from spark_jobs import histories, shuffles
+from spark_jobs.session import LARGE_BYTES, session
 
 TOML = """
 [items]
@@ -43,6 +44,10 @@ def test_partitions_grow_with_the_bytes_and_are_never_fewer_than_the_cores():
     assert shuffles.num_partitions(2**60, 8) == shuffles.MOST
 
 
+def test_a_small_source_has_a_partition_for_each_core_that_has_work():
+    assert [shuffles.few_partitions(num_bytes, 8) for num_bytes in (0, 2**17, 2**20, 2**24)] == [1, 1, 4, 8]
+
+
 @pytest.mark.spark
 def test_a_stage_is_cut_by_what_it_reads_unless_somebody_says_otherwise(world, spark):
     world.write("items.csv", "item_id,title\n" + "i1,A\n" * 1000)
@@ -52,6 +57,9 @@ def test_a_stage_is_cut_by_what_it_reads_unless_somebody_says_otherwise(world, s
     listed = [(world.folder / name).stat().st_size for name in ("items.csv", "events.csv")]
     assert shuffles.source_bytes(job.source) == sum(listed)
     assert shuffles.bytes_read(job) == (world.folder / "items.csv").stat().st_size
+    assert session(shuffles.source_bytes(job.source)).conf.get(shuffles.ADAPTIVE) == "false"
+    assert shuffles.partitions_of(job, spark) == 1
+    assert session(LARGE_BYTES + 1).conf.get(shuffles.ADAPTIVE) == "true"
     assert shuffles.partitions_of(job, spark) == spark.sparkContext.defaultParallelism
     assert shuffles.partitions_of(replace(job, config=Items(spark_partitions=9)), spark) == 9
 
