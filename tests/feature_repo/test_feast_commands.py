@@ -20,7 +20,12 @@ from feature_repo.redis_address import connect
 from feature_repo.redis_server import running_redis
 from feature_repo.store import open_store, quiet_feast, write_settings
 
-pytestmark = [pytest.mark.redis, pytest.mark.feast, pytest.mark.slow]
+pytestmark = [
+    pytest.mark.redis,
+    pytest.mark.feast,
+    pytest.mark.slow,
+    pytest.mark.xdist_group("feast children"),
+]
 
 FEAST = Path(sys.executable).with_name("feast")
 NEXT = "f" * 16

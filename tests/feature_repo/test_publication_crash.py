@@ -25,7 +25,12 @@ from pipeline import schemas
 from pipeline.errors import BusyError, ServiceError
 from pipeline.storage import Workspace
 
-pytestmark = [pytest.mark.redis, pytest.mark.feast, pytest.mark.slow]
+pytestmark = [
+    pytest.mark.redis,
+    pytest.mark.feast,
+    pytest.mark.slow,
+    pytest.mark.xdist_group("feast children"),
+]
 
 ROWS = 2000
 NEXT = "f" * 16

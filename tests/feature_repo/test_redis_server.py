@@ -20,7 +20,7 @@ from feature_repo.redis_address import Redis, RedisKind, connect, parse_url
 from feature_repo.redis_server import find_binary, running_redis, serve_redis
 from pipeline.errors import ServiceError, UsageError
 
-pytestmark = pytest.mark.redis
+pytestmark = [pytest.mark.redis, pytest.mark.xdist_group("feast children")]
 Holding = Callable[[str], AbstractContextManager[Child]]
 
 
