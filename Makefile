@@ -9,7 +9,8 @@ FIND_LINKS := $(or $(UV_FIND_LINKS),$(shell $(PYTHON) -m pip config get global.f
 TORCH_BACKEND := $(if $(FIND_LINKS),,--torch-backend=cpu)
 
 LANES ?= 2
-PYTEST = $(BIN)/python -m pytest -n $(LANES) --dist loadgroup --no-loadscope-reorder
+# Child processes import our modules again and again: their bytecode is kept, whatever the environment says.
+PYTEST = PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(LANES) --dist loadgroup --no-loadscope-reorder
 
 .PHONY: setup demo test test-fast budget check check-style check-types bench golden docs airflow airflow-backfill airflow-stop clean clean-work images images-check stack-check gpu-lock
 .DEFAULT_GOAL := help
