@@ -18,6 +18,8 @@ from pipeline.stages import BY_NAME
 from pipeline.storage import write_atomically
 
 ARCHIVE = "msd.zip"
+SEVERAL = "run.py"
+"""The job that makes several datasets."""
 PACKAGES = ("feature_repo", "msd_models", "pipeline", "spark_jobs")
 EPOCH = (1980, 1, 1, 0, 0, 0)
 """Of every member; the earliest time that a zip can tell."""
@@ -39,8 +41,8 @@ def write_package(folder: Path) -> Path:
             for path, name in _members(package):
                 archive.writestr(_member(name), path.read_bytes())
     aside.replace(zipped)
-    for name, job in jobs().items():
-        write_atomically(folder / f"{name}.py", job.read_bytes())
+    for job in (*jobs().values(), _home("spark_jobs") / SEVERAL):
+        write_atomically(folder / job.name, job.read_bytes())
     return zipped
 
 
