@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+CLASSES := $(VENV)/.classes
 # uv does not read pip's configuration: a folder of wheels named there (an offline CPU torch) is handed over.
 FIND_LINKS := $(or $(UV_FIND_LINKS),$(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null))
 TORCH_BACKEND := $(if $(FIND_LINKS),,--torch-backend=cpu)
@@ -18,7 +19,7 @@ PYTEST = PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(LANES) --dist loa
 help: ## Shows the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
 
-setup: $(READY) ## Builds the environment and nothing else
+setup: $(CLASSES) ## Builds the environment and nothing else
 
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 13) else f"Python 3.11 or 3.12 is needed, found {v[0]}.{v[1]}: make PYTHON=python3.11")'
@@ -29,16 +30,21 @@ $(READY): requirements.lock pyproject.toml
 	@UV_FIND_LINKS="$(FIND_LINKS)" $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@touch $@
 
+# Spark starts in half the time from an archive of its classes, and without one it starts, too.
+$(CLASSES): $(READY)
+	@echo "Recording Spark's classes (once, about a minute)"
+	@$(BIN)/python -m spark_jobs.class_archive > $@.log 2>&1 && touch $@ || tail -n 1 $@.log
+
 demo: $(READY) ## The whole flow on real input; ends with the results table and the path of report.html
 	@$(BIN)/msd demo
 
-test: $(READY) ## Every test but those that need a GPU, in two lanes; fails where a group outgrew tests/budget.toml
+test: $(CLASSES) ## Every test but those that need a GPU, in two lanes; fails where a group outgrew tests/budget.toml
 	@$(PYTEST) --budget=check
 
-test-fast: $(READY) ## The inner loop: no test that is slow, runs vLLM or an Airflow
+test-fast: $(CLASSES) ## The inner loop: no test that is slow, runs vLLM or an Airflow
 	@$(PYTEST) -m 'not slow and not vllm and not airflow and not gpu'
 
-budget: $(READY) ## Runs every test and writes tests/budget.toml from the seconds they took
+budget: $(CLASSES) ## Runs every test and writes tests/budget.toml from the seconds they took
 	@$(PYTEST) --budget=write
 
 check: $(READY) ## Lint, formatting, types and layers

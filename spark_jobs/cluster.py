@@ -27,7 +27,8 @@ import pyspark
 from pipeline.errors import MsdError, ServiceError, UsageError
 from pipeline.progress import note
 from pipeline.storage import write_atomically
-from spark_jobs.session import check_java
+from spark_jobs.class_archive import java_options
+from spark_jobs.session import SMALL_JVM, check_java
 
 LOOPBACK = "127.0.0.1"
 MASTER = "org.apache.spark.deploy.master.Master"
@@ -103,7 +104,9 @@ def start(folder: Path, size: Size | None = None, host: str = LOOPBACK, worker_o
     size = size or Size()
     if size.workers < 1 or size.cores < 1:
         raise UsageError(f"--workers {size.workers} --cores {size.cores}: a cluster has at least 1 of both")
-    check_java()
+    options = {"SPARK_DAEMON_JAVA_OPTS": _java_options()}
+    if worker_options:
+        options["SPARK_WORKER_OPTS"] = worker_options
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder):
         known = read(folder)
@@ -111,7 +114,7 @@ def start(folder: Path, size: Size | None = None, host: str = LOOPBACK, worker_o
             return _checked(known, size, folder)
         _end(folder)
         try:
-            return _started(folder, size, host, worker_options)
+            return _started(folder, size, host, options)
         except BaseException:
             _end(folder)
             raise
@@ -167,12 +170,11 @@ def _end(folder: Path) -> None:
     (folder / STATE_FILE).unlink(missing_ok=True)
 
 
-def _started(folder: Path, size: Size, host: str, worker_options: str) -> Cluster:
+def _started(folder: Path, size: Size, host: str, options: Mapping[str, str]) -> Cluster:
     port = _free_port(host)
     master = f"spark://{host}:{port}"
     daemons = []
     for name, words in _commands(folder, size, master, port):
-        options = {"SPARK_WORKER_OPTS": worker_options} if worker_options else {}
         daemons.append(_launch(folder / f"{name}.log", [*words[:1], "--host", host, *words[1:]], options))
         cluster = Cluster(master=master, daemons=tuple(daemons))
         write_atomically(folder / STATE_FILE, json.dumps(asdict(cluster), indent=1).encode())
@@ -180,6 +182,11 @@ def _started(folder: Path, size: Size, host: str, worker_options: str) -> Cluste
             _wait_for(folder / "master.log", "New state: ALIVE", 1, cluster)
     _wait_for(folder / "master.log", "Registering worker", size.workers, cluster)
     return cluster
+
+
+def _java_options() -> str:
+    """A daemon has little to compute: what it costs is its start."""
+    return os.environ.get("SPARK_DAEMON_JAVA_OPTS") or f"{SMALL_JVM} {java_options(check_java())}"
 
 
 def _commands(folder: Path, size: Size, master: str, port: int) -> Iterator[tuple[str, list[str]]]:

@@ -23,6 +23,7 @@ from pyspark.sql.types import StructType
 from pipeline.errors import ServiceError
 from pipeline.packaged import archive
 from spark_jobs import shuffles
+from spark_jobs.class_archive import java_options as archive_options
 
 SESSION_SETTINGS = {
     "spark.sql.session.timeZone": "UTC",
@@ -72,19 +73,27 @@ LOCAL_SETTINGS = {
 REGISTERED_SHARE = "spark.scheduler.minRegisteredResourcesRatio"
 """A job is cut by the cores there are: where spark.cores.max says how many to expect, it waits for most of them."""
 CHILDREN_PATH = "spark.executorEnv.PYTHONPATH"
+EXECUTOR_OPTIONS = "spark.executor.defaultJavaOptions"
+ON_THIS_MACHINE = ("spark://127.0.0.1:", "spark://localhost:", "local-cluster[")
+"""Masters whose executors have the same files as the driver."""
 
 
-def session(source_bytes: int = 0) -> SparkSession:
+STOP_SECONDS = 300
+"""A JVM that writes an archive of its classes takes its time."""
+
+
+def session(source_bytes: int = 0, java_options: str | None = None) -> SparkSession:
     """The running session, or a new one.
 
     Args:
         source_bytes: of the source's files, by which a JVM of our own is set up and queries are planned.
+        java_options: of a JVM of our own, in place of those that read the archive of Spark's classes.
 
     Raises:
         ServiceError: Java is absent or its virtual machine does not start.
     """
     if SparkContext._active_spark_context is None:
-        _start(source_bytes)
+        _start(source_bytes, java_options)
     spark = SparkSession.builder.getOrCreate()
     settings = spark.sparkContext.getConf()
     is_adaptive = {shuffles.ADAPTIVE: str(source_bytes > LARGE_BYTES).lower()}
@@ -108,7 +117,7 @@ def stop() -> None:
         return
     gateway.shutdown()
     gateway.proc.stdin.close()
-    gateway.proc.wait(timeout=30)
+    gateway.proc.wait(timeout=STOP_SECONDS)
     SparkContext._gateway = None
     SparkContext._jvm = None
 
@@ -118,8 +127,12 @@ def spark_schema(schema: pa.Schema) -> StructType:
     return from_arrow_schema(schema, prefer_timestamp_ntz=False)
 
 
-def check_java() -> None:
-    """Raises a ServiceError where Java is absent or broken, before Spark meets it and prints a trace of its own."""
+def check_java() -> str:
+    """What `java -version` says.
+
+    Raises:
+        ServiceError: Java is absent or broken; said before Spark meets it and prints a trace of its own.
+    """
     home = os.environ.get("JAVA_HOME")
     java = str(Path(home) / "bin" / "java") if home else shutil.which("java")
     where = f"JAVA_HOME={home}" if home else "PATH"
@@ -133,17 +146,19 @@ def check_java() -> None:
     if result.returncode != 0:
         said = (result.stderr.strip().splitlines() or ["no message"])[0]
         raise ServiceError(f"{java} does not run ({said}); {wanted}; then see: msd doctor")
+    return result.stderr
 
 
-def _start(source_bytes: int) -> None:
+def _start(source_bytes: int, java_options: str | None) -> None:
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
     if "PYSPARK_GATEWAY_PORT" in os.environ or SparkContext._gateway is not None:
         SparkContext.getOrCreate(_submitted())
         return
-    check_java()
+    version = check_java()
+    more = archive_options(version) if java_options is None else java_options
     conf = SparkConf(loadDefaults=False)
-    for key, value in ({} if _has_master() else _local_settings(source_bytes)).items():
+    for key, value in ({} if _has_master() else _local_settings(source_bytes, more)).items():
         conf.set(key, value)
     with tempfile.TemporaryFile() as log:
         try:
@@ -164,14 +179,16 @@ def _submitted() -> SparkConf:
     if zipped is not None and not conf.contains(CHILDREN_PATH):
         # Spark shows its own workers the archive, in the folder they stand in; the processes they start look here.
         conf.set(CHILDREN_PATH, os.pathsep.join((zipped.name, str(zipped.absolute()))))
+    if str(conf.get("spark.master", "")).startswith(ON_THIS_MACHINE) and not conf.contains(EXECUTOR_OPTIONS):
+        conf.set(EXECUTOR_OPTIONS, archive_options(check_java()))
     return conf
 
 
-def _local_settings(source_bytes: int) -> dict[str, str]:
+def _local_settings(source_bytes: int, java_options: str) -> dict[str, str]:
     os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
     return {
         **LOCAL_SETTINGS,
-        "spark.driver.extraJavaOptions": LARGE_JVM if source_bytes > LARGE_BYTES else SMALL_JVM,
+        "spark.driver.extraJavaOptions": f"{LARGE_JVM if source_bytes > LARGE_BYTES else SMALL_JVM} {java_options}",
         "spark.master": "local[*]",
         "spark.sql.warehouse.dir": str(Path(tempfile.gettempdir()) / "msd-spark-warehouse"),
     }

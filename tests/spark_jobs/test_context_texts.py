@@ -92,6 +92,7 @@ def test_a_table_that_may_not_be_empty_still_fails(log):
 def test_a_cut_keeps_the_whole_characters_that_fit(spark):
     texts = ["a" * 9, "é" * 5, "漢字漢字", "🎈🎈🎈", "short", "naïve naïve"]
     frame = spark.createDataFrame([(text,) for text in texts], "said string")
-    for limit in range(4, 14):
-        cut = [row["cut"] for row in frame.select(_cut("said", limit).alias("cut")).collect()]
-        assert cut == [whole_characters(text, limit) for text in texts]
+    limits = range(4, 14)
+    cut = frame.select(*[_cut("said", limit).alias(str(limit)) for limit in limits]).collect()
+    for limit in limits:
+        assert [row[str(limit)] for row in cut] == [whole_characters(text, limit) for text in texts]

@@ -6,6 +6,8 @@ from datetime import UTC, datetime
 
 import pytest
 
+from .conftest import World
+
 pytestmark = pytest.mark.spark
 
 TOML = """
@@ -21,9 +23,10 @@ max_length = 4
 """
 
 
-@pytest.fixture
-def log(world):
+@pytest.fixture(scope="module")
+def log(tmp_path_factory, spark):
     """Few distinct times, so that ties are common, also at the cut."""
+    world = World(tmp_path_factory.mktemp("log"))
     draw = random.Random(3)
     rows = [
         (f"u{draw.randrange(6)}", f"i{draw.randrange(9)}", draw.randrange(60) * 5400, draw.randrange(2))
@@ -74,7 +77,8 @@ def test_the_future_changes_no_history(log):
     cut = 40 * 5400
     before = log.make(TOML.format(events="all"), "histories")["histories"].to_pylist()
     kept = [row for row in log.rows if row[2] < cut]
-    log.write("events.csv", "user_id,item_id,time,label\n" + "".join(f"{u},{i},{t},{y}\n" for u, i, t, y in kept))
-    after = log.make(TOML.format(events="all"), "histories", work="again")["histories"].to_pylist()
+    log.write("early.csv", "user_id,item_id,time,label\n" + "".join(f"{u},{i},{t},{y}\n" for u, i, t, y in kept))
+    earlier = TOML.format(events="all").replace("events.csv", "early.csv")
+    after = log.make(earlier, "histories", work="again")["histories"].to_pylist()
     limit = datetime.fromtimestamp(cut, UTC)
     assert [row for row in before if row["snapshot_at"] < limit] == after

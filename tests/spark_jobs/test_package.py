@@ -52,8 +52,9 @@ def test_the_same_code_gives_the_same_bytes(zipped, tmp_path):
 
 
 def test_the_jobs_lie_beside_it_as_they_are(zipped):
-    assert {path.stem for path in zipped.parent.glob("*.py")} == set(jobs())
-    for name, job in jobs().items():
+    several = jobs()["items"].with_name("run.py")
+    assert {path.stem for path in zipped.parent.glob("*.py")} == {*jobs(), "run"}
+    for name, job in (jobs() | {"run": several}).items():
         assert zipped.with_name(f"{name}.py").read_bytes() == job.read_bytes()
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from spark_jobs.sampling import allot, draw
+from spark_jobs.sampling import Strata, allot, draw
 
 pytestmark = pytest.mark.spark
 
@@ -40,11 +40,10 @@ SETTINGS = ("prompts.item_rows=24", "prompts.user_rows=9")
 def test_prompts_come_from_the_training_window_and_are_the_same_on_any_partitioning(log, spark):
     made = log.make(TOML, "prompts", "item_stats", settings=SETTINGS)
     rows = made["prompts"].to_pylist()
-    spark.conf.set("spark.sql.shuffle.partitions", 13)
     spark.conf.set("spark.sql.files.maxPartitionBytes", 2000)
-    again = log.make(TOML, "prompts", settings=SETTINGS, work="again")["prompts"].to_pylist()
+    cut = tuple(f"{name}.spark_partitions=13" for name in ("items", "interactions"))
+    again = log.make(TOML, "prompts", settings=(*SETTINGS, *cut), work="again")["prompts"].to_pylist()
     spark.conf.unset("spark.sql.files.maxPartitionBytes")
-    spark.conf.set("spark.sql.shuffle.partitions", 4)
     assert again == rows
     assert [row["representative_id"] for row in rows] == sorted(row["representative_id"] for row in rows)
     assert all(row["teacher_text"] == row["text"] for row in rows if row["representative_id"] == row["prompt_id"])
@@ -87,18 +86,34 @@ def candidates(spark, weights):
 
 
 def test_probabilities_add_up_and_match_how_often_a_row_is_drawn(spark):
-    """Draws of 25 seeds against π: each row's count lies within five standard deviations, all together within three."""
+    """26 draws against π: each row's count lies within five standard deviations, all together within three.
+
+    Thirteen copies of the strata, whose ids differ, are drawn from at once, under two seeds.
+    """
     random = np.random.default_rng(0)
     weights = {"a": random.lognormal(0, 1.5, 40), "b": np.ones(10), "c": [1.0, 2.0]}
-    frame = candidates(spark, weights)
-    counts, sizes, probability = Counter(), Counter(), {}
-    rounds = 25
-    strata = allot(frame, 20, power=0.5, min_per_stratum=1)
-    for seed in range(rounds):
-        rows = draw(frame, strata, seed=seed).collect()
-        sizes[tuple(sorted(Counter(row["stratum"] for row in rows).items()))] += 1
-        counts.update(row["id"] for row in rows)
-        probability.update({row["id"]: row["inclusion_probability"] for row in rows})
+    one = allot(candidates(spark, weights), 20, power=0.5, min_per_stratum=1)
+    copies, seeds = range(13), (0, 1)
+    rounds = len(copies) * len(seeds)
+    frame = candidates(spark, {f"{name}/{copy}/": listed for copy in copies for name, listed in weights.items()})
+    strata = Strata(
+        of_category={f"{name}/{copy}/": f"{name}/{copy}/" for name in weights for copy in copies},
+        rows={f"{name}/{copy}/": one.rows[name] for name in weights for copy in copies},
+        drawn={f"{name}/{copy}/": one.drawn[name] for name in weights for copy in copies},
+    )
+    drawn_by_seed = [draw(frame, strata, seed=seed).collect() for seed in seeds]
+    assert len({frozenset(row["id"] for row in rows) for rows in drawn_by_seed}) == len(seeds)
+    counts, probability = Counter(), {}
+    in_a_draw = defaultdict(Counter)
+    for seed, rows in zip(seeds, drawn_by_seed, strict=True):
+        for row in rows:
+            name, copy, number = row["id"].split("/")
+            in_a_draw[seed, copy][name] += 1
+            counts[name + number] += 1
+            expected = probability.setdefault(name + number, row["inclusion_probability"])
+            assert row["inclusion_probability"] == expected
+    sizes = {tuple(sorted(of.items())) for of in in_a_draw.values()}
+    assert len(in_a_draw) == rounds
     assert len(sizes) == 1
     drawn = dict(next(iter(sizes)))
     wanted = {name: 20 * len(listed) ** 0.5 / (40**0.5 + 10**0.5 + 2**0.5) for name, listed in weights.items()}

@@ -1,6 +1,7 @@
 """The standalone cluster that users start (`spark_jobs.cluster`), for the length of a test, and spark-submit on it."""
 
 import contextlib
+import functools
 import os
 import subprocess
 import sys
@@ -9,7 +10,9 @@ from pathlib import Path
 
 import psutil
 
+from spark_jobs.class_archive import java_options
 from spark_jobs.cluster import Cluster, Size, start, stop
+from spark_jobs.session import check_java
 
 EXECUTOR = "org.apache.spark.executor.CoarseGrainedExecutorBackend"
 QUICK_START = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
@@ -22,6 +25,12 @@ SMALL = {
     "spark.driver.extraJavaOptions": QUICK_START,
     "spark.executor.extraJavaOptions": QUICK_START,
 }
+
+
+@functools.cache
+def small() -> dict[str, str]:
+    """The settings of a driver and executors of seconds; the driver reads the archive of Spark's classes, if any."""
+    return SMALL | {"spark.driver.defaultJavaOptions": java_options(check_java())}
 
 
 class StandaloneCluster:
@@ -46,7 +55,7 @@ class StandaloneCluster:
 
 def submit_words(master: str, script: Path, *arguments: str, confs: Mapping[str, str] | None = None) -> list[str]:
     """The words of a spark-submit that fits beside a test."""
-    told = [word for key, value in (SMALL | dict(confs or {})).items() for word in ("--conf", f"{key}={value}")]
+    told = [word for key, value in (small() | dict(confs or {})).items() for word in ("--conf", f"{key}={value}")]
     return [str(Path(sys.executable).parent / "spark-submit"), "--master", master, *told, str(script), *arguments]
 
 

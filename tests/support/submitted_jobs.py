@@ -1,21 +1,19 @@
 """A tiny world small enough for many jobs, and spark-submit on a machine where only the archive brings our code."""
 
-import concurrent.futures
 import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pyspark
-from standalone_cluster import SMALL, environment
+from standalone_cluster import environment, small
 
 from pipeline import tiny_world
 from pipeline.runner import Plan, make_plan, run
 from pipeline.settings import resolve
 from pipeline.source import load_source
-from pipeline.stages import BY_NAME
 from pipeline.storage import Workspace
 from spark_jobs.package import write_package
 
@@ -104,10 +102,10 @@ class BareMachine:
         self.environment = shutil.make_archive(str(folder / "environment"), "gztar", folder / "venv")
 
     def submit(self, master: str, name: str, words: Sequence[str], confs: Mapping[str, str]) -> None:
-        """Runs one job to its end; fails with what it said."""
+        """Runs the job of that file to its end; fails with what it said."""
         there = self.python if master.startswith("local") else "./environment/bin/python"
         pythons = {"spark.pyspark.driver.python": str(self.python), "spark.pyspark.python": str(there)}
-        told = [word for pair in (SMALL | pythons | dict(confs)).items() for word in ("--conf", "=".join(pair))]
+        told = [word for pair in (small() | pythons | dict(confs)).items() for word in ("--conf", "=".join(pair))]
         command = [Path(sys.executable).parent / "spark-submit", "--master", master, *told]
         command += ["--py-files", self.archive, "--archives", f"{self.environment}#environment"]
         command += [self.archive.with_name(f"{name}.py"), *words]
@@ -122,26 +120,6 @@ class BareMachine:
             check=False,
         )
         assert done.returncode == 0, f"{name}:\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
-
-
-def make_all(plan: Plan, names: Sequence[str], submit: Callable[[str], None], lanes: int) -> None:
-    """Makes the datasets, each as soon as its inputs are there and so many at once: by `submit` or else as msd does."""
-    waiting, running = list(names), {}
-    with concurrent.futures.ThreadPoolExecutor(lanes) as pool:
-        while waiting or running:
-            for name in [name for name in waiting if all(is_made(plan, needed) for needed in BY_NAME[name].inputs)]:
-                waiting.remove(name)
-                running[pool.submit(submit, name)] = name
-            done, _ = concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_COMPLETED)
-            for future in done:
-                future.result()
-                assert is_made(plan, running[future]), f"{running[future]} is not committed"
-                del running[future]
-
-
-def is_made(plan: Plan, name: str) -> bool:
-    """Whether it is committed."""
-    return plan.dataset(name).manifest is not None
 
 
 def make_here(plan: Plan, *names: str) -> None:
