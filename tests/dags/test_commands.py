@@ -95,7 +95,7 @@ def test_every_submit_is_read_by_the_real_job(parsed: Facts) -> None:
     for stage, (application, *arguments, name) in submits.items():
         assert Path(application).is_file()
         assert Path(application).stem == stage
-        understood = submit._parser(stage).parse_args(arguments)
+        understood = submit._parser(f"{stage}.py", BY_NAME[stage].summary).parse_args(arguments)
         assert understood.date == "2026-11-20"
         assert str(understood.work) == "/work-of/the tests"
         assert name == f"msd {stage} 2026-11-20"
