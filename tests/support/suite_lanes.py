@@ -4,7 +4,15 @@ from collections.abc import Sequence
 
 import pytest
 
-LONGEST_FIRST = ("scheduler", "flow", "vllm", "cluster")
+LONGEST_FIRST = (
+    "tests/dags/test_scheduler.py",
+    "flow",
+    "vllm",
+    "tests/spark_jobs/test_submits.py",
+    "tests/flow/test_sponsored_search.py",
+    "tests/flow/test_unseen_data.py",
+    "shop",
+)
 """Groups that take minutes start first, so that no lane is left with one of them at the end."""
 
 
