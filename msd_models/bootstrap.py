@@ -118,7 +118,14 @@ def draw_seeds(num_seeds: int, *, rounds: int, seed: int) -> Floats:
 
 
 def bootstrap_aucs(
-    labels: Labels, users: Codes, runs: Sequence[Floats], *, rounds: int, seed: int, num_users: int | None = None
+    labels: Labels,
+    users: Codes,
+    runs: Sequence[Floats],
+    *,
+    rounds: int,
+    seed: int,
+    num_users: int | None = None,
+    held_rows: int = HELD_ROWS,
 ) -> npt.NDArray[np.float64]:
     """AUC of every run under every resample of the users.
 
@@ -130,6 +137,7 @@ def bootstrap_aucs(
         seed: of the resamples.
         num_users: U; None takes it from the codes. A slice of the rows names it, so that it sees the users that the
             whole sees in the same round.
+        held_rows: ranked rows in memory at once; runs beyond it are judged in further blocks, on the same resamples.
 
     Returns:
         [rounds, runs]; runs of one round saw the same users. A round that drew one class only is NaN throughout.
@@ -137,7 +145,7 @@ def bootstrap_aucs(
     if num_users is None:
         num_users = int(users.max()) + 1 if len(users) else 0
     aucs = np.full((rounds, len(runs)), np.nan)
-    runs_at_once = max(1, HELD_ROWS // max(1, len(labels)))
+    runs_at_once = max(1, held_rows // max(1, len(labels)))
     with progress("bootstrap", rounds * len(runs), unit="resamples") as advance:
         for first in range(0, len(runs), runs_at_once):
             block = slice(first, first + runs_at_once)

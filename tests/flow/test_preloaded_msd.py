@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import psutil
 import pytest
@@ -16,7 +17,7 @@ pytestmark = [pytest.mark.redis, pytest.mark.xdist_group("flow")]
 def test_it_answers_as_the_installed_command(preloaded_msd, tmp_path, words, exit_code):
     (tmp_path / "nowhere").mkdir()
     answers = []
-    for command in (preloaded_msd, [sys.executable, "-m", "pipeline"]):
+    for command in (preloaded_msd, [Path(sys.executable).parent / "msd"]):
         variables = {"PATH": "/nowhere", "COLUMNS": "100"}
         ended = subprocess.run([*command, *words], capture_output=True, cwd=tmp_path, env=variables, check=False)
         answers.append((ended.returncode, ended.stdout, ended.stderr))

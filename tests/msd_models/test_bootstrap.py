@@ -37,6 +37,15 @@ def test_weights_of_one_give_the_plain_auc():
     assert rank_run(labels, scores, users).auc(np.ones(60)) == pytest.approx(roc_auc_score(labels, scores), abs=1e-12)
 
 
+@pytest.mark.parametrize("runs_at_once", [1, 2, 3])
+def test_every_block_of_runs_sees_the_same_resamples(runs_at_once):
+    labels, scores, users = clustered(np.random.default_rng(2))
+    runs = [scores, scores**2, scores, 1 - scores, scores]
+    whole = bootstrap_aucs(labels, users, runs, rounds=40, seed=7)
+    in_blocks = bootstrap_aucs(labels, users, runs, rounds=40, seed=7, held_rows=runs_at_once * len(labels))
+    np.testing.assert_array_equal(in_blocks, whole)
+
+
 def test_identical_runs_differ_by_nothing_in_every_round():
     labels, scores, users = clustered(np.random.default_rng(2))
     aucs = bootstrap_aucs(labels, users, [scores, scores.copy()], rounds=50, seed=0)
