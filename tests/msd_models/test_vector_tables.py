@@ -51,7 +51,7 @@ def test_a_row_without_a_text_vector_is_said_to_have_none(make_ctr_world, tmp_pa
 
 
 def test_shuffling_deals_each_item_another_ones_vector_and_loses_none(make_ctr_world, tmp_path):
-    vectors = vectors_of(make_ctr_world(tmp_path), tmp_path / "aligned", [])
+    vectors = vectors_of(make_ctr_world(tmp_path), tmp_path / "aligned", [VectorSource.STUDENT])
     own = everything(vectors.tables[VectorSource.STUDENT].items)
     dealt = everything(tables_of(VectorSource.SHUFFLED, vectors, 0).items)
     assert sorted(map(tuple, dealt.tolist())) == sorted(map(tuple, own.tolist()))
@@ -81,7 +81,7 @@ def test_a_users_snapshots_move_together_and_in_time_order():
 
 
 def test_noise_has_the_students_shape_and_depends_on_the_seed(make_ctr_world, tmp_path):
-    vectors = vectors_of(make_ctr_world(tmp_path), tmp_path / "aligned", [])
+    vectors = vectors_of(make_ctr_world(tmp_path), tmp_path / "aligned", [VectorSource.STUDENT])
     student = vectors.tables[VectorSource.STUDENT]
     noise = tables_of(VectorSource.RANDOM, vectors, 0)
     assert everything(noise.items).shape == everything(student.items).shape
@@ -111,7 +111,7 @@ def test_tables_are_mapped_and_not_read(make_ctr_world, tmp_path):
 
 def test_items_and_users_of_two_spaces_are_refused(make_ctr_world, tmp_path):
     world = make_ctr_world(tmp_path, queries=["a", "b"] * 300)
-    for name, sources in (("tuned_user_vectors", ALL), ("context_vectors", [])):
+    for name, sources in (("tuned_user_vectors", ALL), ("context_vectors", [VectorSource.STUDENT])):
         table = world[name].table()
         other = table.set_column(
             table.schema.get_field_index("space_id"), table.schema.field("space_id"), pa.array(["other"] * len(table))

@@ -99,3 +99,29 @@ def test_an_unknown_preset_names_the_known_ones(preset):
 def test_too_few_rounds_for_an_interval_are_refused_before_anything_is_made():
     with pytest.raises(ConfigError, match="bootstrap_rounds is 10, and an interval of 95% needs 40 or more"):
         resolve("tiny", ["report.bootstrap_rounds=10"])
+
+
+FREE = {
+    "how a machine works": {
+        "batch_tokens", "concurrency", "data_parallel", "dtype", "endpoint", "engine", "gpu_memory_share",
+        "kv_cache_gib", "memory_gib", "panel_rows", "part_rows", "pass_rows", "processes", "shard_rows", "side_by_side",
+        "spark_partitions", "tensor_parallel", "threads", "timeout_seconds",
+    },
+    "when work is saved": {"checkpoint_seconds", "checkpoint_steps"},
+    "whether a stage may go on": {
+        "max_drift", "max_duplicate_share", "max_mean_cosine", "max_norm_ratio", "max_rejected_share", "max_seconds",
+        "max_tokens", "min_coverage", "min_effective_rank",
+    },
+    "what readers have": {"activate", "grace_hours"},
+}  # fmt: skip
+FREE_IN_SOME = {"dtype": {"teacher_outputs"}, "max_tokens": {"teacher_outputs"}}
+"""Elsewhere these change the result: a student's weights, a vector's text."""
+
+
+def test_only_settings_that_change_no_result_stay_out_of_fingerprints():
+    allowed = set().union(*FREE.values())
+    for stage in STAGES:
+        free = {field.name for field in fields(stage.config) if not field.metadata.get("identity", True)}
+        assert free <= allowed, stage.name
+        for name, stages in FREE_IN_SOME.items():
+            assert name not in free or stage.name in stages, (stage.name, name)
