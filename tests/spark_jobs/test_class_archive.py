@@ -33,7 +33,7 @@ def test_an_archive_of_another_java_or_one_that_was_cut_is_not_read(tmp_path):
     assert archive_name(version, 8) in java_options(version, tmp_path)
 
 
-@pytest.mark.parametrize("content", [b"", b"no archive at all" * 9_000])
+@pytest.mark.parametrize("content", [b"", b"no archive at all" * 9_000], ids=["empty", "other bytes"])
 def test_java_starts_in_silence_where_the_bytes_are_no_archive(tmp_path, content):
     version = check_java()
     (tmp_path / archive_name(version, len(content))).write_bytes(content)
